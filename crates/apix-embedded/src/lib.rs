@@ -1,0 +1,1 @@
+//! The durable engine of APIX inside the process, on SQLite

@@ -1,0 +1,1 @@
+//! HTTP and live clients of APIX

@@ -1,0 +1,1 @@
+//! APIX on Redis and Valkey

@@ -1,0 +1,2 @@
+//! The `apix` server and command line.
+fn main() {}
