@@ -5,9 +5,12 @@ pub mod error;
 pub mod event;
 pub mod group;
 pub mod json;
+pub mod live;
 pub mod message;
+pub mod messaging;
 pub mod name;
 pub mod position;
+pub mod replay;
 pub mod retention;
 pub mod retry;
 pub mod stream;
@@ -25,12 +28,15 @@ pub use group::{
     Settlement,
 };
 pub use json::Json;
+pub use live::{LiveSubscription, LiveUpdate};
 pub use message::{Message, NewMessage};
+pub use messaging::{HybridOptions, HybridReceipt, ReadRequest, TenantMessagingService};
 pub use name::{
     ChannelKey, ChannelName, ConsumerName, GroupKey, GroupName, StreamKey, StreamName, TenantId,
     user_in_name,
 };
 pub use position::{ChannelPosition, Epoch, MessageId, Position, Since};
+pub use replay::Replay;
 pub use retention::{IdempotencyWindow, Retention, StreamSettings};
 pub use retry::Backoff;
 pub use stream::{Appended, Feed, HybridAppended, Order, RangePage, RangeQuery, StreamStats};

@@ -20,8 +20,11 @@ pub enum Update {
     Message(Arc<Message>),
     /// Messages are missing here.
     Missed {
-        /// How many; `None` where the link to the broker broke and nobody can know.
+        /// How many that are stored nowhere; `None` where the link to the broker broke and nobody
+        /// can know.
         count: Option<u64>,
+        /// Whether hybrid events are among what is missing: their streams still have them.
+        stored: bool,
     },
 }
 
@@ -35,9 +38,38 @@ const OVERHEAD_BYTES: usize = 64;
 struct Queue {
     waiting: VecDeque<Update>,
     bytes: usize,
-    dropped: u64,
-    unknown_dropped: bool,
+    dropped: Dropped,
     ended: bool,
+}
+
+/// What had to give way since the subscriber was last told.
+#[derive(Default)]
+struct Dropped {
+    unstored: u64,
+    unknown: bool,
+    stored: bool,
+}
+
+impl Dropped {
+    fn add(&mut self, update: &Update) {
+        match update {
+            Update::Message(message) if message.origin().is_some() => self.stored = true,
+            Update::Message(_) => self.unstored += 1,
+            Update::Missed { count, stored } => {
+                self.stored |= stored;
+                match count {
+                    Some(count) => self.unstored += count,
+                    None => self.unknown = true,
+                }
+            }
+        }
+    }
+
+    fn take(&mut self) -> Option<Update> {
+        let Self { unstored, unknown, stored } = std::mem::take(self);
+        (unstored > 0 || unknown || stored)
+            .then_some(Update::Missed { count: (!unknown).then_some(unstored), stored })
+    }
 }
 
 struct Shared {
@@ -87,28 +119,25 @@ impl SubscriptionSender {
         queue.bytes += cost;
         queue.waiting.push_back(Update::Message(message));
         while queue.bytes > self.shared.limit_bytes && queue.waiting.len() > 1 {
-            match queue.waiting.pop_front() {
-                Some(Update::Message(oldest)) => {
-                    queue.bytes -= oldest.encoded().len() + OVERHEAD_BYTES;
-                    queue.dropped += 1;
-                }
-                Some(Update::Missed { count: Some(count) }) => queue.dropped += count,
-                Some(Update::Missed { count: None }) => queue.unknown_dropped = true,
-                None => break,
+            let Some(oldest) = queue.waiting.pop_front() else { break };
+            if let Update::Message(message) = &oldest {
+                queue.bytes -= message.encoded().len() + OVERHEAD_BYTES;
             }
+            queue.dropped.add(&oldest);
         }
         drop(queue);
         self.shared.waker.wake();
     }
 
-    /// Tells the subscriber that messages are missing from here on.
-    pub fn missed(&self, count: Option<u64>) {
+    /// Tells the subscriber that the link to the broker broke here: nobody knows what is missing.
+    pub fn link_broke(&self) {
+        let notice = Update::Missed { count: None, stored: true };
         let mut queue = self.shared.lock();
         // A link that breaks again and again adds no second notice to the first.
-        if queue.ended || queue.waiting.back() == Some(&Update::Missed { count: None }) {
+        if queue.ended || queue.waiting.back() == Some(&notice) {
             return;
         }
-        queue.waiting.push_back(Update::Missed { count });
+        queue.waiting.push_back(notice);
         drop(queue);
         self.shared.waker.wake();
     }
@@ -135,13 +164,8 @@ impl Subscription {
     /// The next update, if one waits.
     pub fn try_recv(&mut self) -> Option<Update> {
         let mut queue = self.shared.lock();
-        if queue.unknown_dropped {
-            queue.unknown_dropped = false;
-            queue.dropped = 0;
-            return Some(Update::Missed { count: None });
-        }
-        if queue.dropped > 0 {
-            return Some(Update::Missed { count: Some(std::mem::take(&mut queue.dropped)) });
+        if let Some(missed) = queue.dropped.take() {
+            return Some(missed);
         }
         let update = queue.waiting.pop_front()?;
         if let Update::Message(message) = &update {
@@ -210,7 +234,7 @@ mod tests {
             if n % 3 == 0 {
                 match subscription.recv().await.unwrap() {
                     Update::Message(_) => received += 1,
-                    Update::Missed { count } => missed += count.unwrap(),
+                    Update::Missed { count, .. } => missed += count.unwrap(),
                 }
             }
         }
@@ -218,7 +242,7 @@ mod tests {
         while let Some(update) = subscription.recv().await {
             match update {
                 Update::Message(_) => received += 1,
-                Update::Missed { count } => missed += count.unwrap(),
+                Update::Missed { count, .. } => missed += count.unwrap(),
             }
         }
         assert!(missed > 0 && received > 0);
@@ -229,11 +253,11 @@ mod tests {
     async fn a_broken_link_is_told_where_it_broke() {
         let (sender, mut subscription) = subscription(10_000, || ());
         sender.send(message(1));
-        sender.missed(None);
-        sender.missed(None);
+        sender.link_broke();
+        sender.link_broke();
         sender.send(message(2));
         assert!(matches!(subscription.recv().await, Some(Update::Message(_))));
-        assert_eq!(subscription.recv().await, Some(Update::Missed { count: None }));
+        assert_eq!(subscription.recv().await, Some(Update::Missed { count: None, stored: true }));
         assert!(matches!(subscription.recv().await, Some(Update::Message(_))));
     }
 }
