@@ -16,6 +16,7 @@ pub mod retry;
 pub mod stream;
 pub mod subscription;
 pub mod tenant;
+pub mod worker;
 
 pub use broker::{Broker, BrokerInfo, Durability};
 pub use dead_letter::{Attempt, DeadBody, DeadLetter, DeadLetterChoice};
@@ -42,3 +43,4 @@ pub use retry::Backoff;
 pub use stream::{Appended, Feed, HybridAppended, Order, RangePage, RangeQuery, StreamStats};
 pub use subscription::{Subscription, SubscriptionSender, Update, subscription};
 pub use tenant::{Action, Permissions, TenantContext};
+pub use worker::{Rejection, Worker, WorkerOptions, WorkerReport};

@@ -1,0 +1,265 @@
+//! The loop that users otherwise write by hand.
+//!
+//! A worker reads a group, handles events with a bound on how many at once, acknowledges in
+//! batches, rejects with back-off, gives up after the group's `max_deliveries`, extends the
+//! leases of what it still handles, and stops cleanly: it reads no more, lets the handlers finish,
+//! and settles what they say.
+//!
+//! ```no_run
+//! # async fn example(service: apix::TenantMessagingService) -> apix::Result<()> {
+//! use apix::worker::{Rejection, Worker, WorkerOptions};
+//!
+//! let ctx = apix::TenantContext::trusted("acme")?;
+//! let worker = Worker::new(service, ctx, "orders", WorkerOptions { concurrency: 16, ..Default::default() })?;
+//! worker
+//!     .run(
+//!         |delivery| async move {
+//!             println!("{}: {}", delivery.event.event_type, delivery.event.payload.as_str());
+//!             Ok::<(), Rejection>(())
+//!         },
+//!         async { drop(tokio::signal::ctrl_c().await) },
+//!     )
+//!     .await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod handling;
+mod settling;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytestring::ByteString;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Result};
+use crate::event::Delivery;
+use crate::messaging::{ReadRequest, TenantMessagingService};
+use crate::name::{ConsumerName, GroupName, StreamName};
+use crate::retry::Backoff;
+use crate::tenant::TenantContext;
+
+use handling::{Handling, handle};
+use settling::Settler;
+
+/// How a worker works.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// The group (default `processors`).
+    pub group: GroupName,
+    /// The name of this consumer. It must be this worker's alone; by default it is made of the
+    /// process id and a random part.
+    pub consumer: Option<ConsumerName>,
+    /// How many events are handled at once (default 10).
+    pub concurrency: usize,
+    /// How long a read waits for the first event (default 1 s).
+    pub wait: Duration,
+    /// How long handlers may take to finish after the shutdown signal (default 25 s). What is
+    /// not finished then goes to other consumers at once.
+    pub drain_timeout: Duration,
+    /// A handler that takes longer is stopped and its event rejected (default none).
+    pub handler_timeout: Option<Duration>,
+}
+
+impl Default for WorkerOptions {
+    fn default() -> Self {
+        Self {
+            group: GroupName::default(),
+            consumer: None,
+            concurrency: 10,
+            wait: Duration::from_secs(1),
+            drain_timeout: Duration::from_secs(25),
+            handler_timeout: None,
+        }
+    }
+}
+
+/// Why a handler did not handle an event, and what is to become of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    reason: ByteString,
+    after: Option<Duration>,
+    dead_letter: bool,
+}
+
+impl Rejection {
+    /// The event comes back after the group's back-off.
+    pub fn retry(reason: impl Into<ByteString>) -> Self {
+        Self { reason: reason.into(), after: None, dead_letter: false }
+    }
+
+    /// The event comes back after `delay`.
+    pub fn retry_after(reason: impl Into<ByteString>, delay: Duration) -> Self {
+        Self { after: Some(delay), ..Self::retry(reason) }
+    }
+
+    /// The event is given up: no retry can help.
+    pub fn dead_letter(reason: impl Into<ByteString>) -> Self {
+        Self { dead_letter: true, ..Self::retry(reason) }
+    }
+}
+
+impl<E: std::error::Error> From<E> for Rejection {
+    fn from(error: E) -> Self {
+        Self::retry(error.to_string())
+    }
+}
+
+/// What a worker did until it stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkerReport {
+    /// Events that were handled and acknowledged.
+    pub handled: u64,
+    /// Deliveries that were rejected.
+    pub rejected: u64,
+    /// Deliveries that were handled after another consumer had taken them over.
+    pub lease_lost: u64,
+}
+
+/// A worker of one stream and group.
+#[derive(Debug)]
+pub struct Worker {
+    service: TenantMessagingService,
+    ctx: TenantContext,
+    stream: StreamName,
+    consumer: ConsumerName,
+    options: WorkerOptions,
+}
+
+impl Worker {
+    /// A worker on `stream`, not yet running.
+    pub fn new(
+        service: TenantMessagingService,
+        ctx: TenantContext,
+        stream: &str,
+        options: WorkerOptions,
+    ) -> Result<Self> {
+        if options.concurrency == 0 {
+            return Err(Error::invalid("a worker's concurrency must be at least 1"));
+        }
+        let consumer = match &options.consumer {
+            Some(consumer) => consumer.clone(),
+            None => own_name()?,
+        };
+        Ok(Self { service, ctx, stream: StreamName::new(stream)?, consumer, options })
+    }
+
+    /// The name under which it reads.
+    pub fn consumer(&self) -> &ConsumerName {
+        &self.consumer
+    }
+
+    /// Handles events until `shutdown` completes. Failures that may pass (a broker that restarts)
+    /// are waited out; others, such as a missing permission, end the worker with the error after
+    /// what it holds was settled.
+    pub async fn run<H, F, E>(
+        self,
+        handler: H,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<WorkerReport>
+    where
+        H: Fn(Delivery) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<Rejection>,
+    {
+        let free = Arc::new(Semaphore::new(self.options.concurrency));
+        let (settler, settle) = Settler::start(
+            self.service.clone(),
+            self.ctx.clone(),
+            self.stream.clone(),
+            self.options.group.clone(),
+        );
+        let handling = Handling::new(Arc::new(handler), settle, self.options.handler_timeout);
+        let stop = CancellationToken::new();
+        let ended = {
+            let read = self.read(&free, &handling, &stop);
+            tokio::pin!(read);
+            tokio::select! {
+                // What the last read brings is still handled: dropped, it would be held by nobody
+                // until its lease ends.
+                () = shutdown => {
+                    stop.cancel();
+                    read.await
+                }
+                ended = &mut read => ended,
+            }
+        };
+        handling.drain(self.options.drain_timeout).await;
+        drop(handling);
+        let report = settler.finish().await;
+        ended.map(|()| report)
+    }
+
+    /// Reads as many events as there are free handlers, again and again, until `stop`.
+    async fn read<H, F, E>(
+        &self,
+        free: &Arc<Semaphore>,
+        handling: &Handling<H>,
+        stop: &CancellationToken,
+    ) -> Result<()>
+    where
+        H: Fn(Delivery) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<Rejection>,
+    {
+        let stream = self.stream.as_str();
+        let backoff = Backoff { base_ms: 100, max_ms: 5_000, factor: 2.0, jitter: 0.5 };
+        let mut failures = 0;
+        while let Some(batch_size) = until(stop, one_free(free)).await {
+            let request = ReadRequest {
+                group: self.options.group.clone(),
+                batch_size,
+                wait: self.options.wait,
+            };
+            let consumer = self.consumer.as_str();
+            match self.service.read_group(&self.ctx, stream, consumer, request).await {
+                Ok(deliveries) => {
+                    if failures > 0 {
+                        tracing::info!(%stream, failures, "worker reads again");
+                    }
+                    failures = 0;
+                    for delivery in deliveries {
+                        // There are as many permits as were asked for; they are never closed.
+                        if let Ok(permit) = Arc::clone(free).acquire_owned().await {
+                            handle(handling, delivery, permit);
+                        }
+                    }
+                }
+                Err(error) if error.is_retryable() => {
+                    if failures == 0 {
+                        tracing::warn!(%stream, %error, "worker cannot read; trying again");
+                    }
+                    failures += 1;
+                    until(stop, tokio::time::sleep(backoff.random_delay(failures))).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits for a free handler; how many there are.
+async fn one_free(free: &Semaphore) -> usize {
+    drop(free.acquire().await);
+    free.available_permits().clamp(1, crate::messaging::MAX_READ_EVENTS)
+}
+
+/// What `work` gives, unless `stop` comes first.
+async fn until<T>(stop: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => None,
+        done = work => Some(done),
+    }
+}
+
+fn own_name() -> Result<ConsumerName> {
+    let random = getrandom::u32().map_err(|fault| {
+        Error::unavailable("no randomness to be had").with_source(fault.to_string())
+    })?;
+    ConsumerName::new(format!("worker-{}-{random:08x}", std::process::id()))
+}
