@@ -45,6 +45,11 @@ impl Json {
         Self(ByteString::try_from(part).unwrap_or_default())
     }
 
+    /// Text that [`parse`](Self::parse) has checked before, as a store of a broker gives it back.
+    pub fn from_checked(text: ByteString) -> Self {
+        Self(text)
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
