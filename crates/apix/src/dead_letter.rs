@@ -31,7 +31,7 @@ pub const MAX_REASON_BYTES: usize = 1_024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeadBody {
     /// An event.
-    Event(StoredEvent),
+    Event(Box<StoredEvent>),
     /// An entry of another service that is no event of ours: its fields as they were.
     Raw(Vec<(Bytes, Bytes)>),
 }

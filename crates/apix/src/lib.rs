@@ -1,5 +1,7 @@
 //! Durable events and live updates for many tenants.
 pub mod broker;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod dead_letter;
 pub mod error;
 pub mod event;
