@@ -1,1 +1,31 @@
-//! HTTP and live clients of APIX
+//! HTTP and live clients of APIX.
+//!
+//! [`run`] serves the API on any listener until a future says that it is time to stop. The files,
+//! in the order of a request:
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `server.rs` | accepting connections, time limits, the drain at the end |
+//! | `edge.rs` | what every request passes: its id, the host, the log line, the error form |
+//! | `auth.rs`, `jwt.rs` | a credential becomes a `TenantContext`: the only source of a tenant |
+//! | `http/` | the calls, a resource a file |
+//! | `session.rs` | one live client, whatever it speaks; `protocol.rs` has its frames |
+//! | `ws.rs`, `sse.rs` | WebSocket and Server-Sent Events, which only translate |
+//! | `error.rs` | every error code with its HTTP status |
+//! | `openapi.rs` | the description of all of it that is served at `/openapi.json` |
+
+mod auth;
+mod config;
+mod credentials;
+mod edge;
+mod error;
+mod gateway;
+mod http;
+mod jwt;
+mod server;
+mod stall;
+
+pub use config::{GatewayConfig, HttpConfig, LiveConfig};
+pub use credentials::{Algorithm, ApiKey, AuthConfig, JwtKey, KeySource, Secret};
+pub use error::ErrorCode;
+pub use server::run;

@@ -1,0 +1,231 @@
+//! A credential becomes a [`TenantContext`]: here and nowhere else.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use apix::{Action, Error, Permissions, Result, TenantContext, TenantId};
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName};
+use bytestring::ByteString;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::credentials::{ApiKey, AuthConfig, KeySource};
+use crate::error::{ApiError, ErrorCode};
+use crate::gateway::Gateway;
+use crate::jwt::TokenKeys;
+
+/// Names the tenant of a call by a service credential.
+const APIX_TENANT: HeaderName = HeaderName::from_static("apix-tenant");
+/// Names the user of a call by a service credential.
+const APIX_USER: HeaderName = HeaderName::from_static("apix-user");
+
+/// Who is calling, and until when the credential is good.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) ctx: TenantContext,
+    /// When the token ends; an API key does not.
+    pub(crate) expires_at: Option<SystemTime>,
+}
+
+/// What a valid credential says, before a service credential names its tenant.
+pub(crate) struct Credential {
+    pub(crate) tenant: TenantId,
+    pub(crate) user: Option<ByteString>,
+    pub(crate) permissions: Arc<Permissions>,
+    pub(crate) expires_at: Option<SystemTime>,
+    /// Whether it may name the tenant of each call. Only API keys may: a token's issuer is bound
+    /// to the tenants of its key.
+    pub(crate) service: bool,
+}
+
+struct KnownKey {
+    digest: [u8; 32],
+    tenant: TenantId,
+    user: Option<ByteString>,
+    permissions: Arc<Permissions>,
+    service: bool,
+}
+
+/// All configured credentials, ready to check tokens against.
+pub(crate) struct Authenticator {
+    tokens: TokenKeys,
+    api_keys: Vec<KnownKey>,
+}
+
+impl Authenticator {
+    pub(crate) fn new(config: &AuthConfig) -> Result<Self> {
+        let api_keys = config.api_keys.iter().map(known_key).collect::<Result<Vec<_>>>()?;
+        for (index, key) in api_keys.iter().enumerate() {
+            if api_keys[..index].iter().any(|other| other.digest == key.digest) {
+                let name = &config.api_keys[index].name;
+                return Err(Error::invalid(format!(
+                    "the API key {name:?} is the same as another one; give each its own"
+                )));
+            }
+        }
+        Ok(Self { tokens: TokenKeys::new(config)?, api_keys })
+    }
+
+    /// Checks `token` and, of a service credential, the tenant and user that the call names.
+    pub(crate) fn authenticate(&self, token: &str, named: Named<'_>) -> Result<Caller, ApiError> {
+        let credential = if is_jwt(token) { self.tokens.check(token) } else { self.find(token) }?;
+        credential.speak_for(named)
+    }
+
+    fn find(&self, token: &str) -> Result<Credential, ApiError> {
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        let mut found = None;
+        // No early end: the time taken says nothing about which key it was.
+        for key in &self.api_keys {
+            if bool::from(key.digest.ct_eq(&digest)) {
+                found = Some(key);
+            }
+        }
+        let key = found.ok_or_else(|| {
+            ApiError::unauthorized(
+                "the credential is not valid: it is no API key of this server, and no JWT, which \
+                 has three parts with dots between",
+            )
+        })?;
+        Ok(Credential {
+            tenant: key.tenant.clone(),
+            user: key.user.clone(),
+            permissions: Arc::clone(&key.permissions),
+            expires_at: None,
+            service: key.service,
+        })
+    }
+}
+
+fn is_jwt(token: &str) -> bool {
+    token.bytes().filter(|&b| b == b'.').count() == 2
+}
+
+fn known_key(key: &ApiKey) -> Result<KnownKey> {
+    let what = format!("the API key {:?}", key.name);
+    let digest = match &key.key {
+        KeySource::Sha256(digest) => *digest,
+        KeySource::Key(secret) => {
+            let secret = secret.load(&what)?;
+            let plain = std::str::from_utf8(&secret)
+                .is_ok_and(|text| text.bytes().all(|b| b.is_ascii_graphic()) && !is_jwt(text));
+            if !plain {
+                return Err(Error::invalid(format!(
+                    "{what}: a key is visible ASCII without spaces, and has not two dots, which \
+                     would make it look like a JWT"
+                )));
+            }
+            Sha256::digest(&secret).into()
+        }
+    };
+    let permissions = Permissions::parse(&key.permissions)
+        .map_err(|fault| Error::invalid(format!("{what}: {fault}")))?;
+    let service = permissions.has(Action::TenantsActAs);
+    let (permissions, user) = (Arc::new(permissions), key.user_id.clone().map(ByteString::from));
+    let tenant = key.organization_id.clone();
+    TenantContext::authenticated(tenant.clone(), user.clone(), Arc::clone(&permissions))
+        .map_err(|fault| Error::invalid(format!("{what}: {fault}")))?;
+    Ok(KnownKey { digest, tenant, user, permissions, service })
+}
+
+/// The tenant and user that a call names beside its credential.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Named<'a> {
+    pub(crate) tenant: Option<&'a str>,
+    pub(crate) user: Option<&'a str>,
+}
+
+impl Credential {
+    fn speak_for(self, named: Named<'_>) -> Result<Caller, ApiError> {
+        let tenant = named.tenant.map(TenantId::new).transpose()?;
+        let other = tenant.filter(|tenant| *tenant != self.tenant);
+        if let Some(tenant) = &other {
+            self.check_act_as(tenant)?;
+        }
+        let user = match named.user {
+            Some(user) if self.user.as_deref() != Some(user) => {
+                if !self.service {
+                    return Err(ApiError::new(
+                        ErrorCode::PermissionDenied,
+                        "only an API key with tenants:act-as:PATTERN may name a user by Apix-User",
+                    ));
+                }
+                Some(ByteString::from(user))
+            }
+            // The key's own user is one of its own tenant.
+            _ if other.is_some() => named.user.map(ByteString::from),
+            _ => self.user,
+        };
+        let ctx =
+            TenantContext::authenticated(other.unwrap_or(self.tenant), user, self.permissions)?;
+        Ok(Caller { ctx, expires_at: self.expires_at })
+    }
+
+    fn check_act_as(&self, tenant: &TenantId) -> Result<(), ApiError> {
+        if !self.service {
+            return Err(ApiError::new(
+                ErrorCode::TenantMismatch,
+                format!(
+                    "Apix-Tenant names {:?}, but the credential is one of another tenant; leave \
+                     the header out, or use an API key with tenants:act-as:PATTERN",
+                    tenant.as_str()
+                ),
+            ));
+        }
+        if !self.permissions.allows(Action::TenantsActAs, tenant.as_str(), None) {
+            return Err(ApiError::new(
+                ErrorCode::PermissionDenied,
+                format!("the credential lacks the permission 'tenants:act-as:{tenant}'"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The token of the header `Authorization`, if there is one.
+pub(crate) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(ApiError::unauthorized("the header Authorization must be given once"));
+    }
+    let token = value.to_str().ok().and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    match token {
+        Some(token) if !token.is_empty() => Ok(Some(token)),
+        _ => Err(ApiError::unauthorized(
+            "the header Authorization must have the form 'Bearer TOKEN', with a JWT or an API key",
+        )),
+    }
+}
+
+/// The tenant and user that the headers name.
+pub(crate) fn named(headers: &HeaderMap) -> Result<Named<'_>, ApiError> {
+    let text = |name: HeaderName| match headers.get(&name) {
+        None => Ok(None),
+        Some(value) => std::str::from_utf8(value.as_bytes())
+            .map(Some)
+            .map_err(|_| ApiError::invalid(format!("the header {name} is not UTF-8"))),
+    };
+    Ok(Named { tenant: text(APIX_TENANT)?, user: text(APIX_USER)? })
+}
+
+pub(crate) fn no_credential() -> ApiError {
+    ApiError::unauthorized(
+        "no credential: send the header 'Authorization: Bearer TOKEN', with a JWT or an API key",
+    )
+}
+
+impl FromRequestParts<Gateway> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, ApiError> {
+        let token = bearer(&parts.headers)?.ok_or_else(no_credential)?;
+        gateway.authenticator().authenticate(token, named(&parts.headers)?)
+    }
+}

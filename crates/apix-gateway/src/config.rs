@@ -1,0 +1,174 @@
+//! Settings of the gateway. All of them can be read from a file: field names are those of
+//! `apix.toml`, an unknown one is an error, durations are written `"25s"`, `"500ms"` or `"2m"`.
+
+use std::fmt;
+use std::time::Duration;
+
+use apix::Result;
+use serde::{Deserialize, Deserializer};
+
+use crate::auth::Authenticator;
+use crate::credentials::AuthConfig;
+
+/// Everything that [`run`](crate::run) can be told.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewayConfig {
+    /// Who may call.
+    pub auth: AuthConfig,
+    /// Bounds of HTTP calls.
+    pub http: HttpConfig,
+    /// Bounds of live connections.
+    pub live: LiveConfig,
+    /// How long accepted calls may take to finish after the shutdown began (default 25 s).
+    #[serde(deserialize_with = "duration")]
+    pub drain_timeout: Duration,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            auth: AuthConfig::default(),
+            http: HttpConfig::default(),
+            live: LiveConfig::default(),
+            drain_timeout: Duration::from_secs(25),
+        }
+    }
+}
+
+impl GatewayConfig {
+    /// Refuses settings that cannot work: a key file that cannot be read, a permission that is
+    /// not known. [`run`](crate::run) does the same before it accepts a connection.
+    pub fn check(&self) -> Result<()> {
+        Authenticator::new(&self.auth).map(drop)
+    }
+}
+
+/// Bounds of HTTP calls.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// The largest body that is no NDJSON, in bytes (default 9 MiB: a full batch of 8 MiB with
+    /// what stands around the payloads). Beyond it: `too_large`.
+    pub max_body_bytes: usize,
+    /// The longest line of an NDJSON body, in bytes (default 2 MiB). A longer one is answered
+    /// with `too_large` and skipped.
+    pub max_line_bytes: usize,
+    /// How long a client may take for the headers of a request, and how long a connection may
+    /// stay open between requests (default 60 s).
+    #[serde(deserialize_with = "duration")]
+    pub header_timeout: Duration,
+    /// How long a body may take in all, and an NDJSON body between two pieces (default 60 s).
+    /// Beyond it: `request_timeout`.
+    #[serde(deserialize_with = "duration")]
+    pub body_timeout: Duration,
+    /// How long the broker may take to answer, not counting the wait that a read asks for
+    /// (default 30 s). Beyond it: `unavailable`.
+    #[serde(deserialize_with = "duration")]
+    pub request_timeout: Duration,
+    /// How long a client may refuse to take what is sent to it before its connection is cut
+    /// (default 60 s).
+    #[serde(deserialize_with = "duration")]
+    pub write_timeout: Duration,
+    /// The hosts, without port, that a `Host` header may name (default any). Beyond them:
+    /// `host_not_allowed`.
+    pub allowed_hosts: Option<Vec<String>>,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 9 << 20,
+            max_line_bytes: 2 << 20,
+            header_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(60),
+            request_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(60),
+            allowed_hosts: None,
+        }
+    }
+}
+
+/// Bounds of live connections: WebSocket and Server-Sent Events.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LiveConfig {
+    /// The largest frame that a client may send, in bytes (default 2 MiB). Beyond it the
+    /// connection is closed.
+    pub max_frame_bytes: usize,
+    /// The most channels of one connection (default 1,000). Beyond it a subscription is refused
+    /// with `too_large`.
+    pub max_channels: usize,
+    /// How often a quiet WebSocket is asked for a sign of life; two unanswered questions end it
+    /// (default 25 s). Server-Sent Events carry a comment as often.
+    #[serde(deserialize_with = "duration")]
+    pub ping_interval: Duration,
+    /// How long a WebSocket client may refuse to take what is sent to it before it is closed
+    /// with 4008 (default 15 s). Meanwhile the oldest messages give way, and are counted.
+    #[serde(deserialize_with = "duration")]
+    pub slow_timeout: Duration,
+}
+
+impl Default for LiveConfig {
+    fn default() -> Self {
+        Self {
+            max_frame_bytes: 2 << 20,
+            max_channels: 1_000,
+            ping_interval: Duration::from_secs(25),
+            slow_timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+/// Reads a duration such as `"25s"`, `"500ms"` or `"2m"`.
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    struct Text;
+    impl serde::de::Visitor<'_> for Text {
+        type Value = Duration;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a duration such as \"25s\", \"500ms\" or \"2m\"")
+        }
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Duration, E> {
+            parse_duration(text)
+                .ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+        }
+    }
+    deserializer.deserialize_str(Text)
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    match unit {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        "m" => number.checked_mul(60).map(Duration::from_secs),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(parse_duration("25s"), Some(Duration::from_secs(25)));
+        assert_eq!(parse_duration("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!(parse_duration("2m"), Some(Duration::from_secs(120)));
+        for wrong in ["", "25", "s", "-1s", "1h", "1.5s", " 1s", "99999999999999999999s"] {
+            assert_eq!(parse_duration(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn unknown_settings_are_refused_by_name() {
+        let read = |text: &str| serde_json::from_str::<GatewayConfig>(text);
+        let config = read(r#"{"drain_timeout":"3s","http":{"max_body_bytes":5}}"#).unwrap();
+        assert_eq!((config.drain_timeout.as_secs(), config.http.max_body_bytes), (3, 5));
+        for wrong in [r#"{"htpp":{}}"#, r#"{"http":{"max_body":1}}"#, r#"{"drain_timeout":25}"#] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What all calls share.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use apix::{Result, TenantMessagingService};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::Authenticator;
+use crate::config::{GatewayConfig, HttpConfig, LiveConfig};
+use crate::edge::RequestIds;
+use crate::error::{ApiError, ErrorCode};
+
+/// The state of one running gateway; clones share it.
+#[derive(Clone)]
+pub(crate) struct Gateway {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    service: TenantMessagingService,
+    authenticator: Authenticator,
+    config: GatewayConfig,
+    request_ids: RequestIds,
+    draining: CancellationToken,
+    stopped: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Gateway {
+    pub(crate) fn new(service: TenantMessagingService, config: GatewayConfig) -> Result<Self> {
+        let authenticator = Authenticator::new(&config.auth)?;
+        let inner = Inner {
+            service,
+            authenticator,
+            config,
+            request_ids: RequestIds::new(),
+            draining: CancellationToken::new(),
+            stopped: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    pub(crate) fn service(&self) -> &TenantMessagingService {
+        &self.inner.service
+    }
+
+    pub(crate) fn authenticator(&self) -> &Authenticator {
+        &self.inner.authenticator
+    }
+
+    pub(crate) fn request_ids(&self) -> &RequestIds {
+        &self.inner.request_ids
+    }
+
+    pub(crate) fn config(&self) -> &GatewayConfig {
+        &self.inner.config
+    }
+
+    pub(crate) fn http(&self) -> &HttpConfig {
+        &self.inner.config.http
+    }
+
+    pub(crate) fn live(&self) -> &LiveConfig {
+        &self.inner.config.live
+    }
+
+    /// Cancelled when the shutdown begins: what waits should end, what works should finish.
+    pub(crate) fn draining(&self) -> &CancellationToken {
+        &self.inner.draining
+    }
+
+    /// Cancelled when the time to finish is over.
+    pub(crate) fn stopped(&self) -> &CancellationToken {
+        &self.inner.stopped
+    }
+
+    /// Everything that the end of the gateway waits for.
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.inner.tasks
+    }
+
+    /// The broker's answer, if it comes in time.
+    pub(crate) async fn within<T>(
+        &self,
+        answer: impl Future<Output = Result<T>>,
+    ) -> Result<T, ApiError> {
+        let limit = self.http().request_timeout;
+        match tokio::time::timeout(limit, answer).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(ApiError::new(
+                ErrorCode::Unavailable,
+                format!(
+                    "the broker did not answer within {} ms; whether the call took effect is \
+                     unknown",
+                    limit.as_millis()
+                ),
+            )),
+        }
+    }
+}
