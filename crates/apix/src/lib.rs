@@ -1,4 +1,70 @@
 //! Durable events and live updates for many tenants.
+//!
+//! # The words
+//!
+//! | word | meaning |
+//! | --- | --- |
+//! | **tenant** | an organisation; everything belongs to one, and none sees another's |
+//! | **stream** | a persisted, ordered sequence of events of a tenant |
+//! | **event** | what happened: type, JSON payload, time; kept until retention takes it |
+//! | **channel** | a name to publish on and to subscribe to; stores nothing |
+//! | **message** | what goes over a channel, to everyone subscribed at that moment |
+//! | **hybrid event** | an event that is persisted first and then shown on a channel |
+//! | **position** | how far a reader has seen a stream: id and **epoch**, one life of the stream |
+//! | **consumer group** | readers that share out a stream; each event goes to one **consumer** of it |
+//! | **delivery** | an event handed to a consumer, who holds it for a **lease** |
+//! | **acknowledge** | say that a delivery was handled |
+//! | **retry** | reject a delivery: the event is **parked** until its back-off is over |
+//! | **redelivery** | a later delivery of the same event, with a higher delivery count |
+//! | **dead letter** | an event that was given up, kept whole with its attempts |
+//! | **pending** | handed out and not settled |
+//! | **lag** | how many events a group has never been handed |
+//! | **retention**, **trim** | the rule by which events are removed; removing them |
+//! | **subscription** | one reader of a channel; **presence** is who is there |
+//!
+//! # Twenty lines
+//!
+//! ```no_run
+//! # async fn example(broker: std::sync::Arc<dyn apix::Broker>) -> apix::Result<()> {
+//! use apix::{Event, HybridOptions, Json, LiveUpdate, NewMessage, TenantContext, TenantMessagingService};
+//!
+//! let service = TenantMessagingService::new(broker);
+//! let acme = TenantContext::trusted("acme")?;
+//!
+//! // An event on a stream: persisted, handed to one consumer, acknowledged.
+//! let event = Event::new("order.placed", Json::parse(r#"{"total": 12.50}"#)?);
+//! service.add_event_to_stream(&acme, "orders", event.clone()).await?;
+//! for delivery in service.process_events_from_stream(&acme, "orders", "worker-1", 10).await? {
+//!     service.acknowledge_event(&acme, "orders", &delivery).await?;
+//! }
+//!
+//! // A message on a channel: to everyone subscribed now.
+//! let mut live = service.subscribe_to_realtime_messages(&acme, "dashboard").await?;
+//! let message = NewMessage::new("visitors", Json::parse("42")?);
+//! service.publish_realtime_message(&acme, "dashboard", message).await?;
+//!
+//! // A hybrid event: persisted, then shown.
+//! let options = HybridOptions { realtime_channel: "dashboard".into(), ..Default::default() };
+//! service.publish_hybrid_event(&acme, event, &options).await?;
+//! while let Some(Ok(LiveUpdate::Message(message))) = live.recv().await {
+//!     println!("{}: {}", message.message_type(), message.data().as_str());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The map
+//!
+//! [`broker`] is the second file to read: the one trait that a broker implements, and what it must
+//! guarantee. [`messaging`] is the service on top of it, [`worker`] the loop around a group,
+//! [`live`] a channel with its catch-up, [`replay`] the past. [`name`], [`tenant`], [`event`],
+//! [`message`], [`stream`], [`group`], [`position`], [`dead_letter`], [`retention`] and [`retry`]
+//! are the vocabulary; [`json`] carries payloads verbatim; [`error`] is what can go wrong.
+//! `conformance` (a feature) is the suite that every broker has to pass.
+//!
+//! This crate knows no broker, no HTTP and no Redis: `apix-embedded` and `apix-redis` implement
+//! [`Broker`], `apix-gateway` serves [`TenantMessagingService`] over the network.
+
 pub mod broker;
 #[cfg(feature = "conformance")]
 pub mod conformance;
