@@ -1,1 +1,44 @@
-//! The durable engine of APIX inside the process, on SQLite
+//! The durable engine of APIX inside the process, on SQLite: nothing to install.
+//!
+//! # What may be lost
+//!
+//! An *answered* event is one whose id was returned to its producer.
+//!
+//! | durability | `kill -9` of the process | power cut or crash of the machine |
+//! | --- | --- | --- |
+//! | `disk` (default) | no answered event, setting, dead letter or retried one; no acknowledgement; no delivery count | no answered event, setting or dead letter; acknowledgements, retries and delivery counts of the time since the last flush (each append makes one): such events come again |
+//! | `disk-interval` | nothing, as above | everything of the last interval (default 100 ms), as a whole: what is older than something kept is kept |
+//! | `memory` (the broker `memory:`) | everything | everything |
+//!
+//! A failed write or flush is an error to everyone who waited for it, and the store is opened
+//! again: what was in flight counts as unknown. A full disk refuses with
+//! [`StorageFull`](apix::ErrorKind::StorageFull) and stores nothing. A record that does not read
+//! back is [`Corrupt`](apix::ErrorKind::Corrupt), with its place.
+//!
+//! # How it works
+//!
+//! One writer thread owns the state of all streams and groups. It takes every command that waits,
+//! applies them in memory, writes one transaction, flushes once, and then answers all of them: so
+//! callers that wait together share one flush, and nobody sees what is not flushed. Live messages
+//! go from publisher to subscribers without the writer.
+
+mod broker;
+mod checksum;
+mod clock;
+mod codec;
+mod commit;
+mod engine;
+mod fanout;
+mod fetch;
+mod group;
+mod hybrid;
+mod lock;
+mod options;
+mod row_log;
+mod store;
+mod stream_state;
+mod waiting;
+
+pub use broker::EmbeddedBroker;
+pub use clock::{Clock, ManualClock};
+pub use options::{EmbeddedOptions, Location};

@@ -1,0 +1,197 @@
+//! Giving events up, and what can be done with what was given up.
+
+use apix::dead_letter::kept_reason;
+use apix::{DeadLetterChoice, Error, ErrorKind, GroupKey, MessageId, Result};
+use bytes::Bytes;
+
+use super::state::Engine;
+use super::turn::Turn;
+use crate::codec::rows::DeadRecord;
+use crate::group::{GroupNo, Held, HeldState, Kept};
+use crate::store::{Change, damaged};
+use crate::waiting::Source;
+
+/// Dead letters that were found: the records that are in memory; the others are in the store.
+#[derive(Debug)]
+pub(crate) struct FoundDead {
+    pub(crate) group: GroupNo,
+    pub(crate) letters: Vec<(MessageId, Option<Bytes>)>,
+}
+
+impl Engine {
+    /// Gives up a held event. The dead letter is written in the commit that lets go of the event.
+    pub(super) fn bury(
+        &mut self,
+        turn: &mut Turn,
+        no: GroupNo,
+        id: MessageId,
+        reason: &str,
+    ) -> Result<()> {
+        let (event, reason) = match self.held_record(turn, no, id) {
+            Ok(record) => (record, kept_reason(reason)),
+            // What cannot be read must not come back for ever: the letter says where it was.
+            Err(fault) if fault.kind() == ErrorKind::Corrupt => {
+                tracing::error!(event = %id, error = %fault, "gave up an event that cannot be read");
+                (Bytes::new(), kept_reason(&format!("{reason}; {fault}")))
+            }
+            Err(fault) => return Err(fault),
+        };
+        let Some(group) = self.groups.get_mut(&no) else { return Ok(()) };
+        let Some(held) = group.take(id) else { return Ok(()) };
+        let copied = held.copy.is_some();
+        let record = DeadRecord { reason, at_ms: turn.now.unix_ms, attempts: held.attempts, event };
+        let data = Bytes::from(record.encode());
+        let here = self.store.is_none().then(|| data.clone());
+        group.dead.insert(id, here);
+        if copied {
+            turn.batch.changes.push(Change::DropCopy { group: no, id });
+        }
+        turn.batch.changes.push(Change::PutDead { group: no, id, data });
+        turn.batch.flush = true;
+        self.trim.mark(group.stream);
+        turn.touched.push(no);
+        Ok(())
+    }
+
+    /// The record of an event that the group holds, wherever it is.
+    pub(super) fn held_record(&self, turn: &Turn, no: GroupNo, id: MessageId) -> Result<Bytes> {
+        let missing =
+            |what: &str| damaged(format_args!("apix.db: table {what}, event {id} of group {no}"));
+        let group = self.groups.get(&no).ok_or_else(|| missing("consumer_group"))?;
+        match group.held(id).and_then(|held| held.copy.as_ref()) {
+            Some(Kept::Here(record)) => return Ok(record.clone()),
+            Some(Kept::Stored) => {
+                if let Some(record) = turn.batch.copy(no, id) {
+                    return Ok(record);
+                }
+                let store = self.store.as_ref().ok_or_else(|| missing("group_copy"))?;
+                let record = store.copy(no, id).map_err(|fault| fault.error)?;
+                return record.ok_or_else(|| missing("group_copy"));
+            }
+            None => {}
+        }
+        let stream = self.streams.get(&group.stream).ok_or_else(|| missing("stream"))?;
+        match (stream.source_of(id), &self.store) {
+            (Some(Source::Cached(record)), _) => Ok(record),
+            (Some(Source::Entry(pos)), Some(store)) => {
+                let record = store.entry(pos).map_err(|fault| fault.error)?;
+                record
+                    .filter(|record| {
+                        crate::codec::event::decode(&stream.tenant, id, record).is_some()
+                    })
+                    .ok_or_else(|| {
+                        damaged(format_args!("apix.db: table entry, pos {pos}, event {id}"))
+                    })
+            }
+            _ => Err(missing("entry")),
+        }
+    }
+
+    /// A page of dead letters.
+    pub(crate) fn dead_letters(
+        &self,
+        key: &GroupKey,
+        after: Option<MessageId>,
+        limit: usize,
+    ) -> Result<FoundDead> {
+        let group = self.group_no(key)?;
+        let from = after.map_or(MessageId::MIN, MessageId::next);
+        let state = self.groups.get(&group);
+        let letters = state.into_iter().flat_map(|state| state.dead.range(from..)).take(limit);
+        Ok(FoundDead { group, letters: letters.map(|(id, here)| (*id, here.clone())).collect() })
+    }
+
+    fn chosen(&self, no: GroupNo, which: &DeadLetterChoice) -> Vec<MessageId> {
+        let Some(group) = self.groups.get(&no) else { return Vec::new() };
+        match which {
+            DeadLetterChoice::All => group.dead.keys().copied().collect(),
+            DeadLetterChoice::Ids(ids) => {
+                let mut ids: Vec<_> =
+                    ids.iter().copied().filter(|id| group.dead.contains_key(id)).collect();
+                ids.sort_unstable();
+                ids.dedup();
+                ids
+            }
+        }
+    }
+
+    fn dead_record(&self, turn: &Turn, no: GroupNo, id: MessageId) -> Result<DeadRecord> {
+        let damage = || damaged(format_args!("apix.db: table dead_letter, group {no}, event {id}"));
+        let here = self.groups.get(&no).and_then(|group| group.dead.get(&id).cloned().flatten());
+        let data = match (here.or_else(|| turn.batch.dead(no, id)), &self.store) {
+            (Some(data), _) => Some(data),
+            (None, Some(store)) => store.dead(no, id).map_err(|fault| fault.error)?,
+            (None, None) => None,
+        };
+        data.and_then(DeadRecord::decode).ok_or_else(damage)
+    }
+
+    /// Hands dead letters out again.
+    pub(crate) fn retry_dead_letters(
+        &mut self,
+        turn: &mut Turn,
+        key: &GroupKey,
+        which: &DeadLetterChoice,
+    ) -> Result<u64> {
+        let no = self.group_no(key)?;
+        let mut records = Vec::new();
+        for id in self.chosen(no, which) {
+            let record = self.dead_record(turn, no, id)?;
+            if !record.event.is_empty() {
+                records.push((id, record.event));
+            }
+        }
+        let retried = records.len() as u64;
+        for (id, record) in records {
+            self.revive(turn, no, id, record);
+        }
+        turn.batch.flush |= retried > 0;
+        turn.touched.push(no);
+        Ok(retried)
+    }
+
+    fn revive(&mut self, turn: &mut Turn, no: GroupNo, id: MessageId, record: Bytes) {
+        let stored = self.store.is_some();
+        let Some(group) = self.groups.get_mut(&no) else { return };
+        group.dead.remove(&id);
+        turn.batch.changes.push(Change::DropDead { group: no, id });
+        // A group that was set back may hold the same event already: it comes once.
+        if group.held(id).is_some() {
+            return;
+        }
+        let copy = if stored {
+            turn.batch.changes.push(Change::PutCopy { group: no, id, data: record });
+            Kept::Stored
+        } else {
+            Kept::Here(record)
+        };
+        let state = HeldState::Due { since: turn.now.elapsed_ms };
+        let held = Held { count: 0, consumer: None, state, attempts: Vec::new(), copy: Some(copy) };
+        group.put(id, held);
+    }
+
+    /// Drops dead letters.
+    pub(crate) fn discard_dead_letters(
+        &mut self,
+        turn: &mut Turn,
+        key: &GroupKey,
+        which: &DeadLetterChoice,
+    ) -> Result<u64> {
+        let no = self.group_no(key)?;
+        let chosen = self.chosen(no, which);
+        let Some(group) = self.groups.get_mut(&no) else { return Ok(0) };
+        for id in &chosen {
+            group.dead.remove(id);
+            turn.batch.changes.push(Change::DropDead { group: no, id: *id });
+        }
+        turn.batch.flush |= !chosen.is_empty();
+        Ok(chosen.len() as u64)
+    }
+
+    /// Whether an event that its reader did not find in the store should be there.
+    pub(crate) fn should_have(&self, key: &apix::StreamKey, id: MessageId) -> Option<Error> {
+        let source = self.stream(key).ok()?.source_of(id)?;
+        let Source::Entry(pos) = source else { return None };
+        Some(damaged(format_args!("apix.db: table entry, pos {pos}, event {id} of {key}")))
+    }
+}

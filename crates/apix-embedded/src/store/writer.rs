@@ -1,0 +1,322 @@
+//! The writer's connection: commits, flushes, and what is read when the folder is opened.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use apix::{Durability, Error, ErrorKind, MessageId};
+use bytes::Bytes;
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+
+use super::batch::{Batch, Change};
+use super::fault::StoreFault;
+use super::schema;
+use crate::codec::rows::{encode_index, encode_keys};
+use crate::group::GroupNo;
+
+type Result<T> = std::result::Result<T, StoreFault>;
+
+/// The name of the data file within its folder.
+pub(crate) const DATA_FILE: &str = "apix.db";
+
+/// The log is written back into the data file when about so much of it was used.
+const CHECKPOINT_BYTES: usize = 32 << 20;
+
+/// The writer's connection.
+#[derive(Debug)]
+pub(crate) struct Store {
+    connection: Connection,
+    log: PathBuf,
+    /// Whether a commit that asks for it is flushed at once.
+    flush_at_once: bool,
+    flushing: bool,
+    /// About how many bytes of the log were written since the last checkpoint.
+    log_bytes: usize,
+    /// The position after the last event that is known to be flushed.
+    flushed_pos: u64,
+}
+
+/// SQLite has signed numbers only; positions and ids keep their bits.
+pub(super) fn signed(number: u64) -> i64 {
+    number.cast_signed()
+}
+
+impl Store {
+    /// Opens or makes the data file in `folder`. What the log holds is written back and flushed, so
+    /// that nothing rests on a flush of an earlier process, which may have failed; with
+    /// `must_flush` a full disk is no excuse.
+    pub(crate) fn open(folder: &Path, durability: Durability, must_flush: bool) -> Result<Self> {
+        let path = folder.join(DATA_FILE);
+        let mut connection = Connection::open(&path)?;
+        connection.busy_timeout(Duration::from_secs(10))?;
+        connection.set_prepared_statement_cache_capacity(64);
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+        connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+        connection.pragma_update(None, "cache_size", -32_000)?;
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
+        schema::prepare(&mut connection)?;
+        let log = folder.join(format!("{DATA_FILE}-wal"));
+        let flush_at_once = durability == Durability::Disk;
+        let mut store =
+            Self { connection, log, flush_at_once, flushing: true, log_bytes: 0, flushed_pos: 0 };
+        match store.rewrite() {
+            Err(fault) if must_flush || fault.error.kind() != ErrorKind::StorageFull => {
+                return Err(fault);
+            }
+            _ => {}
+        }
+        // The file itself is on disk only when its name is.
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(flush_failed)?;
+        Ok(store)
+    }
+
+    /// Writes all of the log back into the data file, flushes that, and empties the log.
+    fn rewrite(&mut self) -> Result<()> {
+        let busy: i64 =
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        if busy != 0 {
+            let error = Error::unavailable("the storage is being read; try again");
+            return Err(StoreFault { error, flush_lost: true });
+        }
+        self.log_bytes = 0;
+        Ok(())
+    }
+
+    /// Lets the next index rows say that what lies before `pos` is flushed.
+    pub(crate) fn set_flushed(&mut self, pos: u64) {
+        self.flushed_pos = pos;
+    }
+
+    /// Writes one commit: all of it or nothing.
+    pub(crate) fn commit(&mut self, batch: &Batch) -> Result<()> {
+        let flush = batch.flush && self.flush_at_once;
+        if flush != self.flushing {
+            let level = if flush { "FULL" } else { "NORMAL" };
+            self.connection.pragma_update(None, "synchronous", level)?;
+            self.flushing = flush;
+        }
+        let transaction = self.connection.transaction()?;
+        let mut bytes = write_events(&transaction, batch, self.flushed_pos)?;
+        for change in &batch.changes {
+            bytes += write_change(&transaction, change)?;
+        }
+        transaction.commit()?;
+        if flush {
+            self.flushed_pos = batch.first_pos + batch.entries.len() as u64;
+        }
+        // Whole pages are logged: a few beside those that the blobs fill.
+        self.log_bytes += bytes + bytes / 8 + 4 * 4_096;
+        if self.log_bytes >= CHECKPOINT_BYTES {
+            self.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the log back as far as readers allow. SQLite would do it by itself, but then a failed
+    /// flush within it would be told to nobody.
+    fn checkpoint(&mut self) -> Result<()> {
+        self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+        self.log_bytes = 0;
+        Ok(())
+    }
+
+    /// Flushes what was committed without a flush.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        File::open(&self.log).and_then(|log| log.sync_data()).map_err(flush_failed)
+    }
+
+    /// Ends in a state that opens at once: an empty log.
+    pub(crate) fn close(mut self) -> Result<()> {
+        self.rewrite()
+    }
+
+    /// The record of the event at `pos`.
+    pub(crate) fn entry(&self, pos: u64) -> Result<Option<Bytes>> {
+        let sql = "SELECT data FROM entry WHERE pos = ?1";
+        Ok(one_blob(&mut self.connection.prepare_cached(sql)?, [signed(pos)])?)
+    }
+
+    /// An event that is kept beside its stream.
+    pub(crate) fn copy(&self, group: GroupNo, id: MessageId) -> Result<Option<Bytes>> {
+        let sql = "SELECT data FROM group_copy WHERE grp = ?1 AND ms = ?2 AND seq = ?3";
+        let key = [signed(group), signed(id.ms), signed(id.seq)];
+        Ok(one_blob(&mut self.connection.prepare_cached(sql)?, key)?)
+    }
+
+    /// A dead letter.
+    pub(crate) fn dead(&self, group: GroupNo, id: MessageId) -> Result<Option<Bytes>> {
+        let sql = "SELECT data FROM dead_letter WHERE grp = ?1 AND ms = ?2 AND seq = ?3";
+        let key = [signed(group), signed(id.ms), signed(id.seq)];
+        Ok(one_blob(&mut self.connection.prepare_cached(sql)?, key)?)
+    }
+
+    /// The connection, for what is read when the folder is opened.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+fn flush_failed(fault: std::io::Error) -> StoreFault {
+    let error = Error::unavailable("the storage could not be flushed").with_source(fault);
+    StoreFault { error, flush_lost: true }
+}
+
+pub(super) fn one_blob(
+    statement: &mut CachedStatement<'_>,
+    key: impl rusqlite::Params,
+) -> rusqlite::Result<Option<Bytes>> {
+    statement
+        .query_row(key, |row| row.get::<_, Vec<u8>>(0))
+        .optional()
+        .map(|row| row.map(Bytes::from))
+}
+
+/// Writes events, their index and their keys. Returns how many bytes.
+fn write_events(connection: &Connection, batch: &Batch, flushed: u64) -> rusqlite::Result<usize> {
+    let mut bytes = 0;
+    if !batch.entries.is_empty() {
+        let mut insert = connection
+            .prepare_cached("INSERT INTO entry (pos, stream, data) VALUES (?1, ?2, ?3)")?;
+        let mut pos = batch.first_pos;
+        for (entry, index) in batch.entries.iter().zip(&batch.index) {
+            insert.execute(params![signed(pos), signed(index.stream), &entry[..]])?;
+            bytes += entry.len() + 12;
+            pos += 1;
+        }
+        let row = encode_index(flushed, &batch.index);
+        bytes += row.len();
+        connection
+            .prepare_cached("INSERT INTO commit_index (first_pos, data) VALUES (?1, ?2)")?
+            .execute(params![signed(batch.first_pos), row])?;
+    }
+    if !batch.keys.is_empty() {
+        let row = encode_keys(&batch.keys);
+        bytes += row.len();
+        connection
+            .prepare_cached("INSERT INTO idempotency (row, data) VALUES (?1, ?2)")?
+            .execute(params![signed(batch.keys_row), row])?;
+    }
+    Ok(bytes)
+}
+
+/// Writes one change. Returns about how many bytes.
+#[allow(clippy::too_many_lines)] // one arm a kind of row, all alike
+fn write_change(connection: &Connection, change: &Change) -> rusqlite::Result<usize> {
+    let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| {
+        connection.prepare_cached(sql)?.execute(params).map(drop)
+    };
+    match change {
+        Change::NextNo(no) => {
+            schema::put_meta(connection, "next_no", signed(*no))?;
+            Ok(8)
+        }
+        Change::PutStream { no, tenant, name, data } => {
+            let sql =
+                "INSERT OR REPLACE INTO stream (no, tenant, name, data) VALUES (?1, ?2, ?3, ?4)";
+            run(sql, params![signed(*no), tenant, name, data])?;
+            Ok(data.len())
+        }
+        Change::DropStream(no) => {
+            run("DELETE FROM stream WHERE no = ?1", params![signed(*no)])?;
+            Ok(8)
+        }
+        Change::PutGroup { no, stream, name, settings } => {
+            let sql = "INSERT OR REPLACE INTO consumer_group (no, stream, name, settings) \
+                       VALUES (?1, ?2, ?3, ?4)";
+            run(sql, params![signed(*no), signed(*stream), name, settings])?;
+            Ok(settings.len())
+        }
+        Change::DropGroup { no, rows } => {
+            for sql in [
+                "DELETE FROM consumer_group WHERE no = ?1",
+                "DELETE FROM group_snapshot WHERE grp = ?1",
+                "DELETE FROM group_copy WHERE grp = ?1",
+                "DELETE FROM dead_letter WHERE grp = ?1",
+            ] {
+                run(sql, params![signed(*no)])?;
+            }
+            drop_changes(connection, rows)?;
+            Ok(64)
+        }
+        Change::PutGroupChange { row, group, data } => {
+            let sql = "INSERT INTO group_change (row, grp, data) VALUES (?1, ?2, ?3)";
+            run(sql, params![signed(*row), signed(*group), data])?;
+            Ok(data.len())
+        }
+        Change::PutSnapshot { group, upto, data, rows } => {
+            let sql = "INSERT OR REPLACE INTO group_snapshot (grp, upto, data) VALUES (?1, ?2, ?3)";
+            run(sql, params![signed(*group), signed(*upto), data])?;
+            drop_changes(connection, rows)?;
+            Ok(data.len())
+        }
+        Change::PutCopy { group, id, data } => {
+            let sql =
+                "INSERT OR REPLACE INTO group_copy (grp, ms, seq, data) VALUES (?1, ?2, ?3, ?4)";
+            run(sql, params![signed(*group), signed(id.ms), signed(id.seq), &data[..]])?;
+            Ok(data.len())
+        }
+        Change::DropCopy { group, id } => {
+            let sql = "DELETE FROM group_copy WHERE grp = ?1 AND ms = ?2 AND seq = ?3";
+            run(sql, params![signed(*group), signed(id.ms), signed(id.seq)])?;
+            Ok(32)
+        }
+        Change::PutDead { group, id, data } => {
+            let sql =
+                "INSERT OR REPLACE INTO dead_letter (grp, ms, seq, data) VALUES (?1, ?2, ?3, ?4)";
+            run(sql, params![signed(*group), signed(id.ms), signed(id.seq), &data[..]])?;
+            Ok(data.len())
+        }
+        Change::DropDead { group, id } => {
+            let sql = "DELETE FROM dead_letter WHERE grp = ?1 AND ms = ?2 AND seq = ?3";
+            run(sql, params![signed(*group), signed(id.ms), signed(id.seq)])?;
+            Ok(32)
+        }
+        Change::DropEntries(positions) => {
+            let sql = "DELETE FROM entry WHERE pos BETWEEN ?1 AND ?2";
+            for (first, last) in runs(positions) {
+                run(sql, params![signed(first), signed(last)])?;
+            }
+            // Each may lie on a page of its own, but neighbours mostly do not.
+            Ok(positions.len() * 512)
+        }
+        Change::DropIndex(first_pos) => {
+            run("DELETE FROM commit_index WHERE first_pos = ?1", params![signed(*first_pos)])?;
+            Ok(64)
+        }
+        Change::DropKeys(row) => {
+            run("DELETE FROM idempotency WHERE row = ?1", params![signed(*row)])?;
+            Ok(64)
+        }
+        Change::PutFeed { no, tenant, channel, stream } => {
+            let sql = "INSERT INTO feed (no, tenant, channel, stream) VALUES (?1, ?2, ?3, ?4)";
+            run(sql, params![signed(*no), tenant, channel, stream])?;
+            Ok(64)
+        }
+        Change::PutTip { feed, id: Some(id) } => {
+            let sql = "INSERT OR REPLACE INTO feed_tip (feed, ms, seq) VALUES (?1, ?2, ?3)";
+            run(sql, params![signed(*feed), signed(id.ms), signed(id.seq)])?;
+            Ok(64)
+        }
+        Change::PutTip { feed, id: None } => {
+            run("DELETE FROM feed_tip WHERE feed = ?1", params![signed(*feed)])?;
+            Ok(32)
+        }
+        Change::DropFeed(no) => {
+            run("DELETE FROM feed WHERE no = ?1", params![signed(*no)])?;
+            run("DELETE FROM feed_tip WHERE feed = ?1", params![signed(*no)])?;
+            Ok(64)
+        }
+    }
+}
+
+fn drop_changes(connection: &Connection, rows: &[u64]) -> rusqlite::Result<()> {
+    let mut delete = connection.prepare_cached("DELETE FROM group_change WHERE row = ?1")?;
+    rows.iter().try_for_each(|row| delete.execute([signed(*row)]).map(drop))
+}
+
+/// Ascending positions as runs without a gap.
+fn runs(positions: &[u64]) -> impl Iterator<Item = (u64, u64)> + '_ {
+    positions.chunk_by(|a, b| a + 1 == *b).map(|run| (run[0], run[run.len() - 1]))
+}
