@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use apix::{Result, TenantMessagingService};
 use tokio_util::sync::CancellationToken;
@@ -87,7 +88,16 @@ impl Gateway {
         &self,
         answer: impl Future<Output = Result<T>>,
     ) -> Result<T, ApiError> {
-        let limit = self.http().request_timeout;
+        self.within_after(Duration::ZERO, answer).await
+    }
+
+    /// As [`within`](Self::within), for an answer that waits `wait` by wish.
+    pub(crate) async fn within_after<T>(
+        &self,
+        wait: Duration,
+        answer: impl Future<Output = Result<T>>,
+    ) -> Result<T, ApiError> {
+        let limit = self.http().request_timeout + wait;
         match tokio::time::timeout(limit, answer).await {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(ApiError::new(

@@ -19,11 +19,16 @@ mod config;
 mod credentials;
 mod edge;
 mod error;
+mod forms;
 mod gateway;
 mod http;
 mod jwt;
+mod protocol;
 mod server;
+mod session;
+mod sse;
 mod stall;
+mod ws;
 
 pub use config::{GatewayConfig, HttpConfig, LiveConfig};
 pub use credentials::{Algorithm, ApiKey, AuthConfig, JwtKey, KeySource, Secret};

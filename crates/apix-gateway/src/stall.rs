@@ -89,18 +89,19 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_client_that_takes_nothing_is_cut_and_a_slow_one_is_not() {
         let (mut client, server) = tokio::io::duplex(8);
-        let mut server = WriteLimit::new(server, Duration::from_secs(10));
+        let mut server = WriteLimit::new(server, Duration::from_millis(400));
         let reader = tokio::spawn(async move {
             let mut taken = [0; 4];
             for _ in 0..6 {
-                tokio::time::sleep(Duration::from_secs(8)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 client.read_exact(&mut taken).await.unwrap();
             }
             client
         });
+        // Longer than the limit in all, but never without progress for so long.
         server.write_all(&[1; 24]).await.unwrap();
         let _client = reader.await.unwrap();
         server.write_all(&[1; 8]).await.unwrap();

@@ -1,6 +1,20 @@
 //! The calls of the API, a resource a file.
 
+mod answer;
+mod body;
+mod channels;
+mod cloudevents;
+mod dead_letters;
+mod events;
+mod groups;
 mod health;
+mod hybrid;
+mod lines;
+mod ndjson;
+mod params;
+mod range;
 mod router;
+mod streams;
 
+pub(crate) use params::{InChannel, Params};
 pub(crate) use router::router;

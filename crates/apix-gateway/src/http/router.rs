@@ -3,21 +3,47 @@
 use axum::Router;
 use axum::http::Uri;
 use axum::middleware::from_fn_with_state;
-use axum::routing::get;
+use axum::routing::{get, post};
 
-use super::health;
+use super::{channels, dead_letters, events, groups, health, hybrid, range, streams};
 use crate::edge::edge;
 use crate::error::{ApiError, ErrorCode};
 use crate::gateway::Gateway;
+use crate::{sse, ws};
 
 pub(crate) fn router(gateway: Gateway) -> Router {
     Router::new()
+        .route("/v1/streams", get(streams::list))
+        .route(
+            "/v1/streams/{stream}",
+            get(streams::stats).put(streams::configure).delete(streams::delete),
+        )
+        .route("/v1/streams/{stream}/events", get(range::get).post(events::add))
+        .nest("/v1/streams/{stream}/groups", group_calls())
+        .route("/v1/channels/{channel}/messages", post(channels::publish))
+        .route("/v1/channels/{channel}/sse", get(sse::connect))
+        .route("/v1/ws", get(ws::connect))
+        .route("/v1/hybrid-events", post(hybrid::publish))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .fallback(no_route)
         .method_not_allowed_fallback(other_method)
         .layer(from_fn_with_state(gateway.clone(), edge))
         .with_state(gateway)
+}
+
+fn group_calls() -> Router<Gateway> {
+    Router::new()
+        .route("/", get(groups::list))
+        .route("/{group}", get(groups::stats).put(groups::configure).delete(groups::delete))
+        .route("/{group}/read", post(groups::read))
+        .route("/{group}/ack", post(groups::acknowledge))
+        .route("/{group}/reject", post(groups::reject))
+        .route("/{group}/extend", post(groups::extend))
+        .route("/{group}/seek", post(groups::seek))
+        .route("/{group}/dead-letters", get(dead_letters::list))
+        .route("/{group}/dead-letters/retry", post(dead_letters::retry))
+        .route("/{group}/dead-letters/discard", post(dead_letters::discard))
 }
 
 async fn no_route(_: Uri) -> ApiError {

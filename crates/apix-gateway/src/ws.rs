@@ -1,0 +1,345 @@
+//! `/v1/ws`: WebSocket. Translates between frames and a session, and watches over the connection.
+//!
+//! Reading has a task of its own, which costs a quarter of the processor time of one task for
+//! both. Messages that wait go out together, and small buffers keep an idle connection cheap.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::extract::{FromRequestParts, State};
+use axum::http::HeaderMap;
+use axum::http::header::SEC_WEBSOCKET_PROTOCOL;
+use axum::http::request::Parts;
+use axum::response::Response;
+use bytestring::ByteString;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
+
+use crate::auth::{Caller, bearer, named, no_credential};
+use crate::error::{ApiError, ErrorCode};
+use crate::gateway::Gateway;
+use crate::http::Params;
+use crate::protocol::{
+    CloseReason, connected, exception, missed, realtime_update, subscription_failed,
+};
+use crate::session::{Outgoing, Session};
+
+/// The subprotocol; the other one that a client offers carries its token.
+const PROTOCOL: &str = "apix.v1";
+const TOKEN_PROTOCOL: &str = "bearer.";
+/// An idle connection costs as much.
+const READ_BUFFER_BYTES: usize = 1 << 10;
+const WRITE_BUFFER_BYTES: usize = 64 << 10;
+/// Frames of the client that were read and not handled yet; beyond them it is not read.
+const REQUESTS_AHEAD: usize = 16;
+/// Messages that wait go out together, up to so many.
+const FRAMES_PER_FLUSH: usize = 64;
+/// A client that leaves so many pings unanswered is gone.
+const MAX_UNANSWERED_PINGS: u32 = 2;
+/// How long the other side may take to answer a close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The token of a live client: by the header, or, where a browser cannot send one, by the query
+/// or (WebSocket only) a subprotocol.
+pub(crate) struct LiveCaller(pub(crate) Caller);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LiveParams {
+    token: Option<String>,
+    /// Of Server-Sent Events alone.
+    pub(crate) since: Option<String>,
+}
+
+impl FromRequestParts<Gateway> for LiveCaller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, ApiError> {
+        let Params(params) = Params::<LiveParams>::from_request_parts(parts, gateway).await?;
+        let headers = &parts.headers;
+        let token = match (bearer(headers)?, &params.token) {
+            (Some(token), _) => token,
+            (None, Some(token)) => token,
+            (None, None) => offered_token(headers).ok_or_else(no_credential)?,
+        };
+        gateway.authenticator().authenticate(token, named(headers)?).map(Self)
+    }
+}
+
+fn offered_token(headers: &HeaderMap) -> Option<&str> {
+    headers
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|offered| offered.to_str().ok())
+        .flat_map(|offered| offered.split(','))
+        .find_map(|offered| offered.trim().strip_prefix(TOKEN_PROTOCOL))
+}
+
+/// Refuses before the upgrade, with a status, what has no right to be here.
+pub(crate) async fn connect(
+    State(gateway): State<Gateway>,
+    LiveCaller(caller): LiveCaller,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, ApiError> {
+    let upgrade = upgrade.map_err(|refused| {
+        ApiError::invalid(format!("this call is a WebSocket handshake: {}", refused.body_text()))
+    })?;
+    if gateway.draining().is_cancelled() {
+        return Err(ApiError::new(ErrorCode::ShuttingDown, "the server is stopping"));
+    }
+    let session = Session::new(gateway.clone(), caller)?;
+    // The connection counts as unfinished from here on, also before its task begins.
+    let unfinished = gateway.tasks().token();
+    let max_bytes = gateway.live().max_frame_bytes;
+    Ok(upgrade
+        .protocols([PROTOCOL])
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_frame_size(max_bytes)
+        .max_message_size(max_bytes)
+        .on_upgrade(move |socket| async move {
+            let stopped = gateway.stopped().clone();
+            tokio::select! {
+                () = stopped.cancelled() => {}
+                () = Connection::new(socket, session, gateway).run() => {}
+            }
+            drop(unfinished);
+        }))
+}
+
+/// What the reading task passes on.
+enum Incoming {
+    Text(ByteString),
+    Binary,
+    TooBig,
+    /// The client is gone, or has said goodbye.
+    End,
+}
+
+/// The client takes nothing any more.
+enum Stuck {
+    Slow,
+    Gone,
+}
+
+struct Connection {
+    sink: SplitSink<WebSocket, Message>,
+    incoming: mpsc::Receiver<Incoming>,
+    /// The client has given a sign of life since the last ping.
+    heard: Arc<AtomicBool>,
+    reader: AbortHandle,
+    session: Session,
+    gateway: Gateway,
+    pings: Interval,
+    unanswered: u32,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+impl Connection {
+    fn new(socket: WebSocket, session: Session, gateway: Gateway) -> Self {
+        let (sink, stream) = socket.split();
+        let (sender, incoming) = mpsc::channel(REQUESTS_AHEAD);
+        let heard = Arc::new(AtomicBool::new(true));
+        let reader = tokio::spawn(read(stream, sender, Arc::clone(&heard))).abort_handle();
+        let every = gateway.live().ping_interval.max(Duration::from_millis(1));
+        let mut pings = interval_at(Instant::now() + every, every);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { sink, incoming, heard, reader, session, gateway, pings, unanswered: 0 }
+    }
+
+    async fn run(mut self) {
+        let caller = self.session.caller();
+        let user = caller.ctx.user_id().cloned();
+        let organization = caller.ctx.organization_id().as_str();
+        let hello = connected(self.session.connection_id(), organization, user.as_deref());
+        let end = match self.send(hello).await {
+            Ok(()) => self.serve().await,
+            Err(stuck) => Err(stuck),
+        };
+        match end {
+            Ok(reason) => self.close(reason).await,
+            Err(Stuck::Slow) => self.close(Some(CloseReason::TooSlow)).await,
+            Err(Stuck::Gone) => {}
+        }
+    }
+
+    /// Serves the client until there is a reason to close; none if the client said goodbye.
+    async fn serve(&mut self) -> Result<Option<CloseReason>, Stuck> {
+        let draining = self.gateway.draining().clone();
+        let token_ends = self.session.expires_at().map(instant_of);
+        loop {
+            tokio::select! {
+                biased;
+                () = draining.cancelled() => return Ok(Some(CloseReason::Draining)),
+                () = at(token_ends) => return Ok(Some(CloseReason::TokenEnded)),
+                _ = self.pings.tick() => self.ping().await?,
+                request = self.incoming.recv() => match request {
+                    Some(Incoming::Text(text)) => {
+                        let answer = self.session.handle(&text).await;
+                        self.send(answer).await?;
+                    }
+                    Some(Incoming::Binary) => {
+                        let error = ApiError::invalid("frames are text, not binary");
+                        self.send(exception(&error, None)).await?;
+                    }
+                    Some(Incoming::TooBig) => return Ok(Some(CloseReason::TooBig)),
+                    Some(Incoming::End) | None => return Ok(None),
+                },
+                update = self.session.next() => self.send_updates(update).await?,
+            }
+        }
+    }
+
+    async fn ping(&mut self) -> Result<(), Stuck> {
+        if self.heard.swap(false, Ordering::Relaxed) {
+            self.unanswered = 0;
+        } else {
+            self.unanswered += 1;
+            if self.unanswered >= MAX_UNANSWERED_PINGS {
+                return Err(Stuck::Gone);
+            }
+        }
+        let limit = self.gateway.live().slow_timeout;
+        in_time(limit, self.sink.send(Message::Ping(bytes::Bytes::new()))).await
+    }
+
+    async fn send(&mut self, frame: String) -> Result<(), Stuck> {
+        let limit = self.gateway.live().slow_timeout;
+        in_time(limit, self.sink.send(text(frame))).await
+    }
+
+    /// Sends `first` and whatever else waits, with one flush.
+    async fn send_updates(&mut self, first: Outgoing) -> Result<(), Stuck> {
+        let limit = self.gateway.live().slow_timeout;
+        let mut next = Some(first);
+        let mut count = 0;
+        while let Some(outgoing) = next {
+            in_time(limit, self.sink.feed(text(encode(&outgoing)))).await?;
+            count += 1;
+            next = if count < FRAMES_PER_FLUSH { self.session.next().now_or_never() } else { None };
+        }
+        in_time(limit, self.sink.flush()).await
+    }
+
+    /// Says why, and gives the other side a moment to say goodbye.
+    async fn close(&mut self, reason: Option<CloseReason>) {
+        if let Some(reason) = reason {
+            tracing::debug!(code = reason.code(), "closing a live connection");
+            let frame =
+                CloseFrame { code: reason.code(), reason: Utf8Bytes::from_static(reason.text()) };
+            if timeout(CLOSE_TIMEOUT, self.sink.send(Message::Close(Some(frame)))).await.is_err() {
+                return;
+            }
+        }
+        let _ = timeout(CLOSE_TIMEOUT, async {
+            while let Some(incoming) = self.incoming.recv().await {
+                if matches!(incoming, Incoming::End) {
+                    return;
+                }
+            }
+        })
+        .await;
+    }
+}
+
+async fn read(
+    mut stream: SplitStream<WebSocket>,
+    incoming: mpsc::Sender<Incoming>,
+    heard: Arc<AtomicBool>,
+) {
+    while let Some(message) = stream.next().await {
+        heard.store(true, Ordering::Relaxed);
+        let passed_on = match message {
+            Ok(Message::Text(text)) => {
+                let text = ByteString::try_from(bytes::Bytes::from(text)).unwrap_or_default();
+                Incoming::Text(text)
+            }
+            Ok(Message::Binary(_)) => Incoming::Binary,
+            Ok(Message::Ping(_) | Message::Pong(_)) => continue,
+            Ok(Message::Close(_)) => Incoming::End,
+            Err(fault) if is_too_big(&fault) => Incoming::TooBig,
+            Err(_) => break,
+        };
+        if incoming.send(passed_on).await.is_err() {
+            return;
+        }
+    }
+    let _ = incoming.send(Incoming::End).await;
+}
+
+/// axum hides the kind of a fault; its text is all that tells.
+fn is_too_big(fault: &axum::Error) -> bool {
+    fault.to_string().contains("too long")
+}
+
+fn encode(outgoing: &Outgoing) -> String {
+    match outgoing {
+        Outgoing::Update(message) => realtime_update(message),
+        Outgoing::Missed { channel, count, recoverable } => missed(channel, *count, *recoverable),
+        Outgoing::Failed { channel, error } => subscription_failed(channel, error),
+    }
+}
+
+fn text(frame: String) -> Message {
+    Message::Text(frame.into())
+}
+
+async fn in_time(
+    limit: Duration,
+    sent: impl Future<Output = Result<(), axum::Error>>,
+) -> Result<(), Stuck> {
+    match timeout(limit, sent).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Stuck::Gone),
+        Err(_) => Err(Stuck::Slow),
+    }
+}
+
+/// The instant of a wall-clock time, as the clocks stand now.
+pub(crate) fn instant_of(time: SystemTime) -> Instant {
+    let now = Instant::now();
+    let left = time.duration_since(SystemTime::now()).unwrap_or_default();
+    // A time too far away to be told apart from never.
+    now.checked_add(left).unwrap_or_else(|| now + Duration::from_secs(u64::from(u32::MAX)))
+}
+
+/// Done at `instant`, or never.
+pub(crate) async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    #[test]
+    fn the_token_may_be_offered_as_a_subprotocol() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(offered_token(&headers), None);
+        headers.append(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("apix.v1, bearer.a.b.c"));
+        assert_eq!(offered_token(&headers), Some("a.b.c"));
+    }
+
+    #[tokio::test]
+    async fn a_far_end_is_no_panic() {
+        let far = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40);
+        assert!(instant_of(far) > Instant::now());
+        assert!(instant_of(SystemTime::UNIX_EPOCH) <= Instant::now());
+    }
+}
