@@ -77,11 +77,9 @@ async fn a_hybrid_event_and_its_channel_survive(world: World) {
 async fn deliveries_are_counted_over_a_kill(world: World) {
     world.set_lease(500).await;
     world.add_many(20).await;
-    let mut handed_out = 0;
     let mut world = world;
-    for _ in 0..2 {
+    for handed_out in 1..=2 {
         let came = world.read_all("c", 20).await;
-        handed_out += 1;
         assert!(came.values().all(|delivery| delivery.delivery_count >= handed_out), "{came:?}");
         match world.after_restart().await {
             Some(restarted) => world = restarted,

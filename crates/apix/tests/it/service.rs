@@ -11,6 +11,14 @@ use proptest::prelude::*;
 
 use crate::{acme, event, service};
 
+async fn replay(
+    service: &TenantMessagingService,
+    ctx: &TenantContext,
+    stream: &str,
+) -> apix::Result<Vec<apix::StoredEvent>> {
+    service.replay_events(ctx, stream, Replay::default())?.try_collect().await
+}
+
 /// Every operation with a name, as the error kind it ends in.
 async fn try_everything(
     service: &TenantMessagingService,
@@ -29,10 +37,6 @@ async fn try_everything(
     };
     let kind = |error: apix::Error| Some(error.kind());
     let message = || NewMessage::new("t", Json::parse("1").unwrap());
-    let replay = match service.replay_events(ctx, stream, Replay::default()) {
-        Ok(events) => events.try_collect::<Vec<_>>().await.map(drop),
-        Err(error) => Err(error),
-    };
     vec![
         ("add", service.add_event_to_stream(ctx, stream, event(1)).await.err().and_then(kind)),
         (
@@ -71,7 +75,7 @@ async fn try_everything(
             "read",
             service.read_events(ctx, stream, &RangeQuery::default()).await.err().and_then(kind),
         ),
-        ("replay", replay.err().and_then(kind)),
+        ("replay", replay(service, ctx, stream).await.err().and_then(kind)),
         (
             "seek",
             service.seek_group(ctx, stream, group(), SeekTo::Start).await.err().and_then(kind),
