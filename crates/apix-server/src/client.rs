@@ -215,7 +215,7 @@ pub(crate) fn refusal(
         Ok(ErrorBody { error: ErrorPart { code, message } }) => {
             Failure::said(class, &code, &format!("{message}{hint}{retry_after}"))
         }
-        Err(_) => Failure::new(
+        Err(_) => Failure::error(
             class,
             format!("{} answered {status}{hint}; is it an APIX server?", client.base),
         ),

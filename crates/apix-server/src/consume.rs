@@ -15,7 +15,7 @@ use crate::failure::{Class, class_of, has_code};
 use crate::handler;
 use crate::looking;
 use crate::signals;
-use crate::terminal::{print_line, printable};
+use crate::terminal::{print_json_line, print_line, printable};
 
 /// Show the events of a stream, or with --group handle them
 ///
@@ -120,7 +120,7 @@ impl Consumer {
     /// then is finished first.
     async fn work(&self) -> Result<()> {
         let (mut handled, mut delay, mut reached) = (0, FIRST_DELAY, false);
-        while !self.stopping() && !self.args.max.is_some_and(|max| handled >= max) {
+        while !self.stopping() && self.args.max.is_none_or(|max| handled < max) {
             let left = self.args.max.map_or(u64::MAX, |max| max - handled);
             let read = tokio::select! {
                 read = self.read(left) => read,
@@ -182,14 +182,14 @@ impl Consumer {
         }
         let ids: Vec<&str> = deliveries.iter().map(|(one, _)| one.message_id.as_str()).collect();
         if !ids.is_empty() {
-            self.settle("ack", &json!({"messageIds": ids})).await?;
+            self.settle("ack", &json!({"messageIds": ids, "consumer": self.consumer})).await?;
         }
         Ok(deliveries.len() as u64)
     }
 
     fn print(&self, delivery: &Delivery, raw: &RawValue) -> Result<()> {
         if self.args.json {
-            print_line(raw.get())?;
+            print_json_line(raw.get())?;
             return Ok(());
         }
         let again = match delivery.delivery_count {
@@ -218,7 +218,8 @@ impl Consumer {
             };
             match failed {
                 None => {
-                    let ack = json!({"messageIds": [delivery.message_id]});
+                    let ids = [&delivery.message_id];
+                    let ack = json!({"messageIds": ids, "consumer": self.consumer});
                     self.settle("ack", &ack).await?;
                 }
                 Some(reason) => self.reject(delivery, &reason).await?,

@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, Target};
 use crate::confirm::confirm;
-use crate::failure::Failure;
-use crate::terminal::{Align, Table, print_json, print_line};
+use crate::terminal::{Align, Table, print_json, print_json_line, print_line};
 
 /// List what a group has given up, hand it out again, or drop it
 #[derive(Args, Debug)]
@@ -139,7 +138,7 @@ async fn list(client: &Client, path: &[&str], limit: Option<u64>, json: bool) ->
         left = left.saturating_sub(page.len() as u64);
         for raw in page {
             if json {
-                print_line(raw.get())?;
+                print_json_line(raw.get())?;
             }
             let one: DeadLetter = serde_json::from_str(raw.get())?;
             after = Some(one.message_id.clone());
@@ -175,9 +174,10 @@ async fn act(
     if json {
         return Ok(print_json(&answer)?);
     }
-    let count = answer.as_object().and_then(|fields| fields.values().find_map(Value::as_u64));
-    let count = count.ok_or_else(|| Failure::unreachable("the answer names no number"))?;
-    let done = if what == "retry" { "handed out again" } else { "dropped" };
-    print_line(&format!("{count} {done}"))?;
+    let (name, done) = match what {
+        "retry" => ("retried", "handed out again"),
+        _ => ("discarded", "dropped"),
+    };
+    print_line(&format!("{} {done}", answer[name]))?;
     Ok(())
 }

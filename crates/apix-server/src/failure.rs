@@ -49,7 +49,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    pub(crate) fn new(class: Class, message: impl Into<String>) -> anyhow::Error {
+    pub(crate) fn error(class: Class, message: impl Into<String>) -> anyhow::Error {
         Self { class, code: None, message: message.into() }.into()
     }
 
@@ -60,15 +60,15 @@ impl Failure {
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
-        Self::new(Class::Usage, message)
+        Self::error(Class::Usage, message)
     }
 
     pub(crate) fn refused(message: impl Into<String>) -> anyhow::Error {
-        Self::new(Class::Refused, message)
+        Self::error(Class::Refused, message)
     }
 
     pub(crate) fn unreachable(message: impl Into<String>) -> anyhow::Error {
-        Self::new(Class::Unreachable, message)
+        Self::error(Class::Unreachable, message)
     }
 }
 

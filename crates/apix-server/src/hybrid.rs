@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, Target};
 use crate::event_args::{EventArgs, EventBody, event_of_line};
+use crate::failure::Failure;
 use crate::input::Lines;
 use crate::one_by_one::send_lines;
 use crate::terminal::{print_json, print_line};
@@ -73,6 +74,12 @@ pub(crate) async fn run(args: Hybrid) -> Result<()> {
         args.event.check_for_lines()?;
         let lines = Lines::open(args.payload.as_deref()).await?;
         let event_type = args.event.event_type.as_deref();
+        if event_type.is_none() && (args.stream.is_some() || args.channel.is_some()) {
+            return Err(Failure::usage(
+                "with --ndjson and no --type each line is a whole hybrid event: put streamName \
+                 and realtimeChannel into the options of the lines, or give --type",
+            ));
+        }
         return send_lines(&client, &PATH, lines, args.json, |line| match event_type {
             None => Ok(line),
             Some(_) => with_options(&event_of_line(event_type, line)?, options),

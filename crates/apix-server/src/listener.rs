@@ -43,14 +43,14 @@ pub(crate) async fn bind(listen: &str, loopback_only: bool) -> Result<TcpListene
         )));
     }
     TcpListener::bind(&*addresses).await.map_err(|fault| match fault.kind() {
-        io::ErrorKind::AddrInUse => Failure::new(
+        io::ErrorKind::AddrInUse => Failure::error(
             Class::Other,
             format!(
                 "{listen} is already in use; stop what listens there, or choose another port with \
                  --listen"
             ),
         ),
-        _ => Failure::new(Class::Other, format!("cannot listen on {listen}: {fault}")),
+        _ => Failure::error(Class::Other, format!("cannot listen on {listen}: {fault}")),
     })
 }
 

@@ -119,7 +119,7 @@ impl LiveConnection {
             match arrived {
                 Some(Ok(Message::Text(text))) => {
                     return serde_json::from_str(&text).map_err(|_| {
-                        Failure::new(Class::Other, "the server sent a frame that is not APIX's")
+                        Failure::error(Class::Other, "the server sent a frame that is not APIX's")
                     });
                 }
                 Some(Ok(Message::Close(Some(frame)))) => {
@@ -175,7 +175,7 @@ fn closed(code: u16, reason: &str) -> anyhow::Error {
         _ => (Class::Unreachable, "the server ended the connection"),
     };
     let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-    Failure::new(class, format!("{meaning} ({code}){reason}"))
+    Failure::error(class, format!("{meaning} ({code}){reason}"))
 }
 
 fn broken(fault: &WsError) -> anyhow::Error {

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::client::Client;
 use crate::consume::Consume;
 use crate::failure::{Class, class_of, has_code};
-use crate::terminal::{print_line, printable};
+use crate::terminal::{print_json_line, print_line, printable};
 
 /// How long to wait when there was nothing new, and at most after a while of that.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
@@ -69,7 +69,7 @@ pub(crate) async fn follow(client: &Client, args: &Consume) -> Result<()> {
         for raw in events {
             let seen: Seen = serde_json::from_str(raw.get())?;
             if args.json {
-                print_line(raw.get())?;
+                print_json_line(raw.get())?;
             } else {
                 let payload = seen.payload.get();
                 let id = &seen.message_id;

@@ -96,7 +96,7 @@ pub(crate) async fn open_broker(config: &BrokerConfig) -> Result<Arc<dyn Broker>
             _ => Class::Other,
         };
         let said = format!("{:#}", anyhow::Error::from(fault));
-        Failure::new(class, format!("the broker {} cannot be used: {said}", config.url))
+        Failure::error(class, format!("the broker {} cannot be used: {said}", config.url))
     })
 }
 

@@ -76,6 +76,12 @@ struct Configure {
     idempotency_keys: Option<Limit>,
 }
 
+#[derive(Deserialize)]
+struct Page {
+    streams: Vec<Value>,
+    next: Option<String>,
+}
+
 /// A stream as the server describes it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -108,11 +114,11 @@ pub(crate) async fn run(args: Streams) -> Result<()> {
 }
 
 async fn list(client: &Client, json: bool) -> Result<()> {
-    let answer: Value = client.get(&["v1", "streams"], &[]).await?;
+    let streams = all_streams(client).await?;
     if json {
-        return Ok(print_json(&answer)?);
+        return Ok(print_json(&serde_json::json!({"streams": streams}))?);
     }
-    let streams: Vec<Stream> = serde_json::from_value(answer["streams"].clone())?;
+    let streams: Vec<Stream> = serde_json::from_value(streams.into())?;
     if streams.is_empty() {
         eprintln!("there are no streams yet; apix add STREAM makes one");
         return Ok(());
@@ -134,6 +140,20 @@ async fn list(client: &Client, json: bool) -> Result<()> {
         ]);
     }
     Ok(table.print()?)
+}
+
+/// Page by page.
+async fn all_streams(client: &Client) -> Result<Vec<Value>> {
+    let mut all = Vec::new();
+    let mut query = Vec::new();
+    loop {
+        let Page { streams, next } = client.get(&["v1", "streams"], &query).await?;
+        all.extend(streams);
+        match next {
+            Some(next) => query = vec![("after", next)],
+            None => return Ok(all),
+        }
+    }
 }
 
 async fn show(client: &Client, name: &str, json: bool) -> Result<()> {

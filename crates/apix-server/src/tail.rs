@@ -13,7 +13,7 @@ use crate::client::{Client, ErrorPart, Target};
 use crate::failure::{Class, Failure, class_of};
 use crate::live::{Frame, LiveConnection};
 use crate::signals;
-use crate::terminal::{print_line, printable};
+use crate::terminal::{print_json_line, print_line, printable};
 
 /// Show the messages of channels as they come; reconnects, and catches up what is stored
 #[derive(Args, Debug)]
@@ -211,7 +211,7 @@ impl<'a> Following<'a> {
     fn show(&mut self, frame: &Frame) -> Result<()> {
         let update: Update<'_> = parse(frame)?;
         if self.args.json {
-            print_line(frame.data())?;
+            print_json_line(frame.data())?;
         } else {
             let id = update.message_id.as_deref().map(|id| format!("  {id}")).unwrap_or_default();
             print_line(&printable(&format!(
@@ -240,7 +240,7 @@ impl<'a> Following<'a> {
 
 fn parse<'a, T: Deserialize<'a>>(frame: &'a Frame) -> Result<T> {
     serde_json::from_str(frame.data()).map_err(|_| {
-        Failure::new(
+        Failure::error(
             Class::Other,
             format!("the server sent a {:?} frame that is not APIX's", frame.event),
         )

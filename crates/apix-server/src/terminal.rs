@@ -17,6 +17,15 @@ pub(crate) fn print_json(value: &serde_json::Value) -> io::Result<()> {
     print_line(&format!("{value:#}"))
 }
 
+/// Prints JSON text as one line, byte for byte but for line breaks between its tokens; within a
+/// JSON string none can stand as it is.
+pub(crate) fn print_json_line(text: &str) -> io::Result<()> {
+    if text.contains(['\n', '\r']) {
+        return print_line(&text.replace(['\n', '\r'], " "));
+    }
+    print_line(text)
+}
+
 /// `text` with control characters escaped: what a producer wrote must not steer the terminal.
 pub(crate) fn printable(text: &str) -> String {
     if !text.chars().any(char::is_control) {

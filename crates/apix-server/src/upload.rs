@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -11,6 +12,9 @@ use futures_util::{Stream, StreamExt as _, stream};
 use reqwest::{Body, Method, Response, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::client::{Client, ErrorPart};
 use crate::event_args::event_of_line;
@@ -20,6 +24,9 @@ use crate::terminal::{Progress, printable, rate_text};
 
 /// A part of the body is sent when it has so many bytes, or when no further line is waiting.
 const PART_BYTES: usize = 64 << 10;
+
+/// A source may be quiet for longer than the server waits: it is then told that we are there.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// So many failing lines are shown one by one; `--json` prints them all.
 const SHOWN_FAILURES: u64 = 20;
@@ -76,16 +83,26 @@ pub(crate) async fn upload(
 /// The body. It cannot fail: what goes wrong with the lines ends it and is kept beside it, so
 /// that the lines before are answered all the same.
 fn parts(
-    lines: Lines,
+    mut lines: Lines,
     event_type: Option<String>,
     sent: Arc<Sent>,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
-    stream::unfold((lines, event_type, sent), |(mut lines, event_type, sent)| async move {
-        let part = next_part(&mut lines, event_type.as_deref(), &sent).await;
-        if part.is_empty() {
-            return None;
+    let (sender, receiver) = mpsc::channel(1);
+    let reading = AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            let part = next_part(&mut lines, event_type.as_deref(), &sent).await;
+            if part.is_empty() || sender.send(Bytes::from(part)).await.is_err() {
+                return;
+            }
         }
-        Some((Ok(Bytes::from(part)), (lines, event_type, sent)))
+    }));
+    stream::unfold((receiver, reading), |(mut receiver, reading)| async move {
+        let part = match timeout(KEEP_ALIVE, receiver.recv()).await {
+            Ok(part) => part?,
+            // White space before a line changes neither it nor its number.
+            Err(_) => Bytes::from_static(b" "),
+        };
+        Some((Ok(part), (receiver, reading)))
     })
 }
 
@@ -134,17 +151,22 @@ struct Answer<'a> {
     line: Option<u64>,
 }
 
+/// Codes of a server that cannot take lines now, whatever they are.
+const AWAY: [&str; 4] = ["shutting_down", "unavailable", "durability_unmet", "request_timeout"];
+
 /// What was answered so far.
 struct Tally {
     added: u64,
     refused: u64,
+    /// The first error that is not the line's own fault.
+    away: Option<String>,
     report: Report,
     progress: Progress,
 }
 
 impl Tally {
     fn new(report: Report) -> Self {
-        Self { added: 0, refused: 0, report, progress: Progress::new(None, "events") }
+        Self { added: 0, refused: 0, away: None, report, progress: Progress::new(None, "events") }
     }
 
     async fn read(&mut self, client: &Client, response: Response) -> Result<()> {
@@ -175,6 +197,11 @@ impl Tally {
             return Ok(());
         };
         self.refused += 1;
+        if let Ok(ErrorPart { code, message }) = serde_json::from_str(error.get())
+            && AWAY.contains(&code.as_str())
+        {
+            self.away.get_or_insert_with(|| format!("{message} ({code})"));
+        }
         if self.refused <= SHOWN_FAILURES && !self.report.json {
             let line = answer.line.map_or_else(String::new, |line| format!("line {line}: "));
             self.progress.note(&printable(&format!("{line}{}", error_text(error))));
@@ -186,6 +213,9 @@ impl Tally {
 
     fn verdict(&self, sent: u64) -> Result<()> {
         let answered = self.added + self.refused;
+        if let Some(away) = &self.away {
+            return Err(Failure::unreachable(format!("{} of {sent} lines: {away}", self.refused)));
+        }
         if answered < sent {
             return Err(Failure::unreachable(format!(
                 "the server answered {answered} of {sent} lines; the others may have been added \

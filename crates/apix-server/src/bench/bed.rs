@@ -19,7 +19,7 @@ const EVENT_TYPE: &str = "bench";
 /// Where the calls go. Clones share connections.
 #[derive(Clone)]
 pub(super) enum Bed {
-    Server(Client),
+    Server(Box<Client>),
     Process { service: TenantMessagingService, ctx: TenantContext },
 }
 

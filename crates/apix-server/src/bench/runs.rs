@@ -27,7 +27,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// Measures and prints.
 pub(crate) async fn run(args: Bench) -> Result<()> {
     let bed = match &args.broker {
-        None => Bed::Server(Client::new(&args.target)?),
+        None => Bed::Server(Box::new(Client::new(&args.target)?)),
         Some(url) => {
             let config = BrokerConfig {
                 url: url.clone(),
