@@ -171,6 +171,12 @@ impl StreamKey {
     pub fn stream(&self) -> &StreamName {
         &self.stream
     }
+
+    /// Another stream of the same tenant.
+    #[must_use]
+    pub fn sibling(&self, stream: StreamName) -> Self {
+        Self { tenant: self.tenant.clone(), stream }
+    }
 }
 
 impl fmt::Display for StreamKey {
