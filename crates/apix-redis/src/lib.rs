@@ -1,1 +1,31 @@
-//! APIX on Redis and Valkey
+//! APIX on one Redis 7+ or Valkey 8+ server.
+mod append;
+mod backoff;
+mod broker;
+mod connect;
+mod dead_letters;
+mod entry;
+mod error;
+mod groups;
+mod keys;
+mod link;
+mod listener;
+mod local;
+mod options;
+mod packed;
+mod pool;
+mod pubsub;
+mod reader;
+mod resp;
+mod scripts;
+mod settle;
+mod shared;
+mod startup;
+mod streams;
+mod sweep;
+mod tls;
+mod trim;
+mod wire;
+
+pub use broker::RedisBroker;
+pub use options::{RedisOptions, Secret, TlsOptions};

@@ -1,0 +1,78 @@
+-- Ends leases that ran out, saves the floor, and tidies. ARGV[4] is how often at most, in ms,
+-- ARGV[5] how many events at most. Returns how many leases were ended, -1 if the group is lost, and
+-- milliseconds to the next due time.
+local now = clock()
+local row = group_row()
+if not row then return { -1, -1 } end
+local swept = tonumber(redis.call('HGET', group, 'sweptAt') or '0')
+-- Another process did it just now. A clock that stepped back must not stop this.
+if swept <= now and now - swept < tonumber(ARGV[4]) then return { 0, due_in() } end
+local settings, left = group_settings(), tonumber(ARGV[5])
+local lease = lease_promised(settings)
+
+local function expire(id, owner, count)
+  record(id, count, owner, LEASE_EXPIRED)
+  if count < settings.maxDeliveries then
+    park(id, now)
+    return
+  end
+  local fields = body_of(id)
+  if fields then bury(id, fields, 'event', LEASE_EXPIRED) else lost(id) end
+end
+
+local ended = 0
+-- Consumer by consumer: a look at the whole group costs by all that is pending.
+local function sweep_consumer(owner)
+  local from = '-'
+  while left > 0 do
+    local rows = redis.call('XPENDING', stream, name, 'IDLE', lease, from, '+', math.min(left, 100), owner)
+    for _, entry in ipairs(rows) do
+      local id = entry[1]
+      left = left - 1
+      if tonumber(redis.call('ZSCORE', held, id) or '0') <= now then
+        expire(id, owner, entry[4])
+        ended = ended + 1
+      end
+      from = '(' .. id
+    end
+    if #rows == 0 then return end
+  end
+end
+
+for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, name)) do
+  local owner = field(consumer, 'name')
+  if owner ~= PARKED then
+    if field(consumer, 'pending') > 0 then
+      sweep_consumer(owner)
+    elseif field(consumer, 'idle') > 3600000 then
+      redis.call('XGROUP', 'DELCONSUMER', stream, name, owner)
+    end
+  end
+end
+redis.call('ZREMRANGEBYSCORE', held, '-inf', now)
+register()
+
+-- Just below the oldest event that is not acknowledged.
+local summary = redis.call('XPENDING', stream, name)
+local floor = summary[1] > 0 and before(summary[2]) or field(row, 'last-delivered-id')
+local floor_key = sortable(floor)
+redis.call('HSET', group, 'floor', floor)
+local marks = redis.call('HGET', group, 'marks')
+if marks then
+  local kept = ''
+  for seq, upto in string.gmatch(marks, '(%d+):(%d+%-%d+)') do
+    if sortable(upto) > floor_key then kept = kept .. seq .. ':' .. upto .. ' ' end
+  end
+  if kept == '' then redis.call('HDEL', group, 'marks') else redis.call('HSET', group, 'marks', kept) end
+end
+-- Failed attempts at events that other services acknowledged.
+if redis.call('EXISTS', attempts) == 1 then
+  for _, id in ipairs(redis.call('HRANDFIELD', attempts, 10)) do
+    if sortable(id) <= floor_key and redis.call('HEXISTS', side, id) == 0 then
+      redis.call('HDEL', attempts, id)
+      redis.call('ZREM', due, id)
+    end
+  end
+end
+if left > 0 then redis.call('HSET', group, 'sweptAt', string.format('%.0f', now)) end
+return { ended, due_in() }

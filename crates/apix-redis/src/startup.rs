@@ -1,0 +1,246 @@
+//! What the server must be and be set to, before anything is stored in it.
+
+use std::collections::HashMap;
+
+use apix::{BrokerInfo, Durability, Error, ErrorKind, Result};
+
+use crate::connect::Connection;
+use crate::error::malformed;
+use crate::keys;
+use crate::resp::{Raw, Reply};
+use crate::wire::Pipeline;
+
+/// The form of the data that this version writes.
+const FORMAT: u32 = 1;
+
+/// The settings that matter, by name; none if the server does not tell.
+type Config = Option<HashMap<String, String>>;
+
+/// Checks the server, marks it with the form of the data, and says what it is.
+pub(crate) async fn check(
+    connection: &mut Connection,
+    durability: Durability,
+    timeout: std::time::Duration,
+) -> Result<BrokerInfo> {
+    let mut pipeline = Pipeline::of(&["INFO"]);
+    pipeline.push(&["CONFIG", "GET", "maxmemory-policy"]);
+    pipeline.push(&["CONFIG", "GET", "append*"]);
+    pipeline.push(&["SET", keys::FORMAT, &FORMAT.to_string(), "NX"]);
+    pipeline.push(&["GET", keys::FORMAT]);
+    let replies = connection.call(pipeline, timeout).await?;
+    let [info, policy, append, marked, format] = &replies[..] else {
+        return Err(malformed("five replies"));
+    };
+    let info = read_info(info)?;
+    let mut config = read_config(policy);
+    if let (Some(config), Some(append)) = (&mut config, read_config(append)) {
+        config.extend(append);
+    }
+    let mut warnings = Vec::new();
+    let name = check_version(&info)?;
+    check_role(&info)?;
+    check_eviction(&info, config.as_ref(), &mut warnings)?;
+    check_durability(&info, config.as_ref(), durability, &mut warnings)?;
+    check_format(marked, format, &mut warnings)?;
+    Ok(BrokerInfo { name, durability, warnings })
+}
+
+fn unsupported(message: String) -> Error {
+    Error::new(ErrorKind::Unsupported, message)
+}
+
+fn read_info(raw: &Raw) -> Result<HashMap<String, String>> {
+    let reply = raw.reply()?;
+    let text = reply.utf8().ok_or_else(|| malformed("INFO"))?;
+    let pair = |line: &str| {
+        let (name, value) = line.trim_end().split_once(':')?;
+        Some((name.to_owned(), value.to_owned()))
+    };
+    Ok(text.lines().filter_map(pair).collect())
+}
+
+fn read_config(raw: &Raw) -> Config {
+    let reply = raw.reply().ok()?;
+    let pair = |pair: &[Reply]| Some((pair[0].utf8()?.to_owned(), pair[1].utf8()?.to_owned()));
+    Some(reply.array().chunks_exact(2).filter_map(pair).collect())
+}
+
+/// The server's name and version, if it is new enough.
+fn check_version(info: &HashMap<String, String>) -> Result<String> {
+    let (server, version, floor) = match info.get("valkey_version") {
+        Some(version) => ("valkey", version, 8),
+        None => ("redis", info.get("redis_version").ok_or_else(|| malformed("INFO"))?, 7),
+    };
+    let major: u32 =
+        version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or_default();
+    if major < floor {
+        return Err(unsupported(format!(
+            "this is {server} {version}; APIX needs Redis 7.0 or Valkey 8.0 or newer"
+        )));
+    }
+    Ok(format!("{server} {version}"))
+}
+
+fn check_role(info: &HashMap<String, String>) -> Result<()> {
+    if info.get("redis_mode").is_some_and(|mode| mode == "cluster") {
+        return Err(unsupported(
+            "this server runs in cluster mode, which redis:// does not serve".to_owned(),
+        ));
+    }
+    if info.get("role").is_some_and(|role| role != "master") {
+        return Err(unsupported(
+            "this server is a read-only replica; connect to its primary".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+fn check_eviction(
+    info: &HashMap<String, String>,
+    config: Option<&HashMap<String, String>>,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let policy = config
+        .and_then(|config| config.get("maxmemory-policy"))
+        .or_else(|| info.get("maxmemory_policy"));
+    match policy.map(String::as_str) {
+        Some("noeviction") => Ok(()),
+        Some(policy) if policy.starts_with("volatile-") => {
+            warnings.push(format!(
+                "maxmemory-policy is {policy}: Redis may evict the positions of channels; \
+                 noeviction is safer"
+            ));
+            Ok(())
+        }
+        Some(policy) => Err(unsupported(format!(
+            "maxmemory-policy is {policy}, under which Redis deletes streams when its memory is \
+             full; set it to noeviction"
+        ))),
+        None => {
+            warnings.push("the server does not tell its maxmemory-policy; it must not evict".into());
+            Ok(())
+        }
+    }
+}
+
+/// What the append-only file is set to: off, or when it is flushed (if the server tells).
+fn fsync<'a>(
+    info: &HashMap<String, String>,
+    config: Option<&'a HashMap<String, String>>,
+) -> (bool, Option<&'a str>) {
+    let on = match config.and_then(|config| config.get("appendonly")) {
+        Some(on) => on == "yes",
+        None => info.get("aof_enabled").is_some_and(|on| on == "1"),
+    };
+    (on, config.and_then(|config| config.get("appendfsync")).map(String::as_str))
+}
+
+fn check_durability(
+    info: &HashMap<String, String>,
+    config: Option<&HashMap<String, String>>,
+    durability: Durability,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let (on, flushed) = fsync(info, config);
+    let set_to = match (on, flushed) {
+        (false, _) => "appendonly no".to_owned(),
+        (true, Some(flushed)) => format!("appendonly yes, appendfsync {flushed}"),
+        (true, None) => "appendonly yes; it does not tell its appendfsync".to_owned(),
+    };
+    let refused = |wanted: &str| {
+        Err(unsupported(format!(
+            "this durability needs {wanted}, but the server is set to {set_to}"
+        )))
+    };
+    match durability {
+        Durability::Memory => {
+            if flushed != Some("always") || !on {
+                warnings.push(format!("events are as safe as the server is set to: {set_to}"));
+            }
+            Ok(())
+        }
+        Durability::Disk => match (on, flushed) {
+            (true, Some("always")) => Ok(()),
+            _ => refused("appendonly yes and appendfsync always"),
+        },
+        Durability::DiskInterval { .. } => match (on, flushed) {
+            (true, Some("always" | "everysec")) => Ok(()),
+            (true, None) => {
+                warnings.push("the server does not tell its appendfsync; everysec is assumed".into());
+                Ok(())
+            }
+            _ => refused("appendonly yes and appendfsync everysec or always"),
+        },
+        Durability::Replicas(_) => Err(unsupported(
+            "durability by replicas is not supported by this version; use disk, disk-interval or \
+             memory"
+                .to_owned(),
+        )),
+    }
+}
+
+fn check_format(marked: &Raw, format: &Raw, warnings: &mut Vec<String>) -> Result<()> {
+    let is_forbidden = |raw: &Raw| raw.error().is_some_and(|text| text.starts_with(b"NOPERM"));
+    if is_forbidden(marked) || is_forbidden(format) {
+        warnings.push(format!(
+            "the Redis user may not use the key {}; the format of the data is not checked",
+            keys::FORMAT
+        ));
+        return Ok(());
+    }
+    marked.ok()?;
+    let found = format.reply()?;
+    match found.count() {
+        Some(found) if found <= u64::from(FORMAT) => Ok(()),
+        _ => Err(unsupported(format!(
+            "the data in this Redis has format {}, and this version of APIX knows formats up to \
+             {FORMAT}; use a newer version",
+            found.utf8().unwrap_or("unknown")
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn versions() {
+        let version = |pairs: &[(&str, &str)]| check_version(&map(pairs));
+        assert_eq!(version(&[("redis_version", "7.0.15")]).unwrap(), "redis 7.0.15");
+        assert!(version(&[("redis_version", "6.2.7")]).is_err());
+        let valkey = [("redis_version", "7.2.4"), ("valkey_version", "8.1.0")];
+        assert_eq!(version(&valkey).unwrap(), "valkey 8.1.0");
+        assert!(version(&[("redis_version", "7.2.4"), ("valkey_version", "7.2.5")]).is_err());
+    }
+
+    #[test]
+    fn evicting_servers_are_refused() {
+        let check = |policy| check_eviction(&map(&[("maxmemory_policy", policy)]), None, &mut vec![]);
+        assert!(check("noeviction").is_ok() && check("volatile-lru").is_ok());
+        assert!(check("allkeys-lru").unwrap_err().message().contains("noeviction"));
+    }
+
+    #[test]
+    fn a_durability_is_given_or_refused() {
+        let check = |append: &str, fsync: &str, durability| {
+            let config = map(&[("appendonly", append), ("appendfsync", fsync)]);
+            check_durability(&HashMap::new(), Some(&config), durability, &mut vec![])
+        };
+        let interval = Durability::DiskInterval { every_ms: 1_000 };
+        assert!(check("yes", "always", Durability::Disk).is_ok());
+        assert!(check("yes", "everysec", Durability::Disk).is_err());
+        assert!(check("no", "always", Durability::Disk).is_err());
+        assert!(check("yes", "everysec", interval).is_ok());
+        assert!(check("yes", "no", interval).is_err());
+        assert!(check("no", "everysec", Durability::Memory).is_ok());
+        assert!(check("yes", "always", Durability::Replicas(1)).is_err());
+        let untold = map(&[("aof_enabled", "1")]);
+        assert!(check_durability(&untold, None, Durability::Disk, &mut vec![]).is_err());
+        assert!(check_durability(&untold, None, interval, &mut vec![]).is_ok());
+    }
+}

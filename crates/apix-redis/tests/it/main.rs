@@ -1,0 +1,4 @@
+//! The broker against real servers that each test starts and ends.
+
+mod conformance;
+mod server;
