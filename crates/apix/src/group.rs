@@ -123,9 +123,10 @@ pub enum Settled {
 /// What an acknowledgement did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Acknowledged {
-    /// How many were pending and are now done.
+    /// How many were pending and are now done. An event that is not pending, because it was
+    /// settled before or does not exist, is not counted and is no error.
     pub count: u64,
-    /// Which named a holder that no longer holds them; they were left alone.
+    /// Which are pending, but not with the holder that was named: they were left alone.
     pub lease_lost: Vec<MessageId>,
 }
 

@@ -258,12 +258,14 @@ pub(super) async fn next(live: &mut LiveSubscription) -> LiveUpdate {
     }
 }
 
-/// The ids of the next `count` hybrid events.
+/// The ids of the next `count` hybrid events; other messages are passed over.
 pub(super) async fn next_ids(live: &mut LiveSubscription, count: usize) -> Vec<MessageId> {
     let mut ids = Vec::new();
     while ids.len() < count {
         match next(live).await {
-            LiveUpdate::Message(message) => ids.push(message.origin().unwrap().message_id),
+            LiveUpdate::Message(message) => {
+                ids.extend(message.origin().map(|origin| origin.message_id));
+            }
             // A broken link is told on every channel; the events themselves still come.
             LiveUpdate::Missed { count: None, .. } => {}
             other @ LiveUpdate::Missed { .. } => panic!("{other:?}"),

@@ -1,5 +1,7 @@
 //! The service and the worker on the embedded broker, in memory.
 
+#![allow(clippy::unwrap_used)] // a failed assertion is the point of a test
+
 mod service;
 mod worker;
 
