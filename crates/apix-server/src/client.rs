@@ -69,12 +69,13 @@ impl Client {
             .build()
             .context("cannot set up the HTTP client")?;
         let answer_within = Duration::from_secs(target.timeout);
-        Ok(Self { http, base, token: target.token.clone(), tls, answer_within })
+        let token = target.token.clone().filter(|token| !token.is_empty());
+        Ok(Self { http, base, token, tls, answer_within })
     }
 
     /// The server's address, as it was given.
-    pub(crate) fn base(&self) -> &Url {
-        &self.base
+    pub(crate) fn base(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
     }
 
     pub(crate) fn token(&self) -> Option<&str> {
@@ -99,7 +100,7 @@ impl Client {
             )));
         }
         url.path_segments_mut()
-            .map_err(|()| Failure::usage(format!("{} cannot have a path", self.base)))?
+            .map_err(|()| Failure::usage(format!("{} cannot have a path", self.base())))?
             .pop_if_empty()
             .extend(path);
         Ok(url)
@@ -156,18 +157,18 @@ impl Client {
         let response = self.send(request).await?;
         let body = response.bytes().await.map_err(|fault| self.no_answer(&fault))?;
         serde_json::from_slice(&body)
-            .with_context(|| format!("{} gave an answer that is not APIX's", self.base))
+            .with_context(|| format!("{} gave an answer that is not APIX's", self.base()))
     }
 
     /// What to say when no answer came.
     pub(crate) fn no_answer(&self, fault: &reqwest::Error) -> anyhow::Error {
         let cause = innermost(fault);
         let message = if fault.is_timeout() && !fault.is_connect() {
-            format!("no answer from {} within {} s", self.base, self.answer_within.as_secs())
+            format!("no answer from {} within {} s", self.base(), self.answer_within.as_secs())
         } else if fault.is_connect() {
-            format!("cannot reach {}: {cause}; is the server running there?", self.base)
+            format!("cannot reach {}: {cause}; is the server running there?", self.base())
         } else {
-            format!("the connection to {} broke: {cause}", self.base)
+            format!("the connection to {} broke: {cause}", self.base())
         };
         Failure::unreachable(message)
     }
@@ -217,7 +218,7 @@ pub(crate) fn refusal(
         }
         Err(_) => Failure::error(
             class,
-            format!("{} answered {status}{hint}; is it an APIX server?", client.base),
+            format!("{} answered {status}{hint}; is it an APIX server?", client.base()),
         ),
     }
 }

@@ -186,9 +186,9 @@ fn print_new_key(args: &KeyArgs) -> Result<()> {
     Ok(())
 }
 
-/// A secret of 256 random bits behind a prefix that says what it is.
+/// A secret of 128 random bits behind a prefix that says what it is.
 pub(crate) fn random_secret(prefix: &str) -> Result<String> {
-    let mut bits = [0; 32];
+    let mut bits = [0; 16];
     getrandom::fill(&mut bits).map_err(|fault| anyhow::anyhow!("no randomness: {fault}"))?;
     Ok(format!("{prefix}_{}", hex(&bits)))
 }
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn secrets_are_random_and_name_themselves() {
         let (one, other) = (random_secret("dev").unwrap(), random_secret("dev").unwrap());
-        assert!(one.starts_with("dev_") && one.len() == 68);
+        assert!(one.starts_with("dev_") && one.len() == 36);
         assert_ne!(one, other);
     }
 }
