@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apix::{Result, TenantMessagingService};
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -12,6 +13,7 @@ use crate::auth::Authenticator;
 use crate::config::{GatewayConfig, HttpConfig, LiveConfig};
 use crate::edge::RequestIds;
 use crate::error::{ApiError, ErrorCode};
+use crate::openapi;
 
 /// The state of one running gateway; clones share it.
 #[derive(Clone)]
@@ -24,6 +26,7 @@ struct Inner {
     authenticator: Authenticator,
     config: GatewayConfig,
     request_ids: RequestIds,
+    openapi: Bytes,
     draining: CancellationToken,
     stopped: CancellationToken,
     tasks: TaskTracker,
@@ -37,6 +40,7 @@ impl Gateway {
             authenticator,
             config,
             request_ids: RequestIds::new(),
+            openapi: openapi::document().into(),
             draining: CancellationToken::new(),
             stopped: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -54,6 +58,10 @@ impl Gateway {
 
     pub(crate) fn request_ids(&self) -> &RequestIds {
         &self.inner.request_ids
+    }
+
+    pub(crate) fn openapi(&self) -> &Bytes {
+        &self.inner.openapi
     }
 
     pub(crate) fn config(&self) -> &GatewayConfig {

@@ -12,7 +12,7 @@
 //! | `session.rs` | one live client, whatever it speaks; `protocol.rs` has its frames |
 //! | `ws.rs`, `sse.rs` | WebSocket and Server-Sent Events, which only translate |
 //! | `error.rs` | every error code with its HTTP status |
-//! | `openapi.rs` | the description of all of it that is served at `/openapi.json` |
+//! | `openapi/` | the description of all of it that is served at `/openapi.json` |
 
 mod auth;
 mod config;
@@ -23,6 +23,7 @@ mod forms;
 mod gateway;
 mod http;
 mod jwt;
+mod openapi;
 mod protocol;
 mod server;
 mod session;

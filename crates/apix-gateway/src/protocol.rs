@@ -96,17 +96,9 @@ fn is_id(json: &str) -> bool {
 /// Data of `subscribe_updates`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct SubscribeForm<'a> {
+struct SubscribeForm<'a> {
     #[serde(borrow)]
-    pub(crate) channels: Vec<Wish<'a>>,
-}
-
-/// A channel that is wished for: its name, or more about it.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "a channel is its name, or {\"channel\", \"since\"?, \"presence\"?}")]
-pub(crate) enum Wish<'a> {
-    Name(ByteString),
-    Channel(#[serde(borrow)] ChannelWish<'a>),
+    channels: Vec<&'a RawValue>,
 }
 
 /// A channel and how it is wished for.
@@ -120,6 +112,21 @@ pub(crate) struct ChannelWish<'a> {
     pub(crate) presence: bool,
     #[serde(default)]
     pub(crate) organization_id: Option<ByteString>,
+}
+
+/// The channels that a `subscribe_updates` wishes for: each its name, or more about it.
+pub(crate) fn read_wishes<'a>(frame: &Frame<'a>) -> Result<Vec<ChannelWish<'a>>, ApiError> {
+    let form: SubscribeForm<'a> = frame.data()?;
+    let wish = |raw: &'a RawValue| {
+        if raw.get().starts_with('{') {
+            return parse("a channel", raw.get());
+        }
+        let channel = serde_json::from_str(raw.get()).map_err(|_| {
+            ApiError::invalid("a channel is its name, or {\"channel\":NAME,\"since\"?:POSITION}")
+        })?;
+        Ok(ChannelWish { channel, since: None, presence: false, organization_id: None })
+    };
+    form.channels.into_iter().map(wish).collect()
 }
 
 /// Data of `unsubscribe_updates`.
@@ -284,7 +291,7 @@ mod tests {
         assert_eq!(Frame::read(r#"{"event":"x","id":"a\"b"}"#).unwrap().id(), Some(r#""a\"b""#));
         for (wrong, message) in [
             ("", "EOF"),
-            ("[]", "invalid type"),
+            ("[]", "invalid length"),
             (r#"{"data":1}"#, "missing field `event`"),
             (r#"{"event":"x","date":1}"#, "unknown field `date`"),
             (r#"{"event":"x","id":{}}"#, "a string or a number"),
@@ -297,17 +304,25 @@ mod tests {
 
     #[test]
     fn wishes_are_names_or_more() {
-        let form: SubscribeForm<'_> = parse(
-            "data",
-            r#"{"channels":["a",{"channel":"b","since":"5-0"},{"channel":"c","presence":true}]}"#,
-        )
-        .unwrap();
-        assert!(matches!(&form.channels[0], Wish::Name(name) if name == "a"));
-        let Wish::Channel(wish) = &form.channels[1] else { panic!() };
-        assert!(matches!(read_since(wish.since.unwrap().get()), Ok(Since::Id(id)) if id.ms == 5));
-        assert!(matches!(&form.channels[2], Wish::Channel(wish) if wish.presence));
-        let wrong = parse::<SubscribeForm<'_>>("data", r#"{"channels":[{"chanel":"x"}]}"#);
-        assert!(wrong.err().unwrap().message.contains("a channel is its name"));
+        let wishes = |channels: &'static str| {
+            let text =
+                format!(r#"{{"event":"subscribe_updates","data":{{"channels":{channels}}}}}"#);
+            read_wishes(&Frame::read(text.leak()).unwrap())
+        };
+        let read = wishes(r#"["a",{"channel":"b","since":"5-0"},{"channel":"c","presence":true}]"#);
+        let read = read.unwrap();
+        assert_eq!(&*read[0].channel, "a");
+        let since = read_since(read[1].since.unwrap().get());
+        assert!(matches!(since, Ok(Since::Id(id)) if id.ms == 5));
+        assert!(read[2].presence);
+        for (wrong, message) in [
+            (r#"[{"chanel":"x"}]"#, "unknown field `chanel`"),
+            ("[5]", "a channel is its name"),
+            ("5", "invalid type"),
+        ] {
+            let error = wishes(wrong).err().unwrap();
+            assert!(error.message.contains(message), "{wrong}: {}", error.message);
+        }
         assert!(read_since(r#"{"events":{"id":"5-0","epoch":"e1"}}"#).is_ok());
         assert!(read_since("5").is_err());
     }
@@ -341,7 +356,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_the_reader_panic(text in ".{0,200}") {
-            let _ = Frame::read(&text).map(|frame| frame.data::<SubscribeForm<'_>>().is_ok());
+            let _ = Frame::read(&text).map(|frame| read_wishes(&frame).is_ok());
         }
     }
 }

@@ -21,8 +21,8 @@ use crate::error::{ApiError, ErrorCode};
 use crate::forms::{MessageForm, check_tenant, parse};
 use crate::gateway::Gateway;
 use crate::protocol::{
-    ChannelWish, Frame, SubscribeForm, Subscribed, UnsubscribeForm, Wish, ack, exception,
-    read_since, unsubscribed,
+    ChannelWish, Frame, Subscribed, UnsubscribeForm, ack, exception, read_since, read_wishes,
+    unsubscribed,
 };
 
 /// How long a subscription waits before it tries again what the broker could not answer.
@@ -118,15 +118,8 @@ impl Session {
     }
 
     async fn subscribe_frame(&mut self, frame: &Frame<'_>) -> Result<String, ApiError> {
-        let form: SubscribeForm<'_> = frame.data()?;
         let mut answer = Subscribed { subscribed: Vec::new(), refused: Vec::new() };
-        for wish in form.channels {
-            let wish = match wish {
-                Wish::Name(channel) => {
-                    ChannelWish { channel, since: None, presence: false, organization_id: None }
-                }
-                Wish::Channel(wish) => wish,
-            };
+        for wish in read_wishes(frame)? {
             let name = wish.channel.clone();
             match self.fulfil(wish).await {
                 Ok(subscribed) => answer.subscribed.push(subscribed),

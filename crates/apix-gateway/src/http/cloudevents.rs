@@ -241,7 +241,8 @@ mod tests {
     fn what_a_cloud_event_lacks_is_named() {
         let all = [("specversion", "1.0"), ("id", "7"), ("source", "/shop"), ("type", "t")];
         for missing in ["specversion", "id", "source", "type"] {
-            let fields: BTreeMap<_, _> = all.iter().filter(|(name, _)| *name != missing).collect();
+            let fields: BTreeMap<_, _> =
+                all.iter().copied().filter(|(name, _)| *name != missing).collect();
             let document = serde_json::to_string(&fields).unwrap().into();
             let error = structured(&document).unwrap_err();
             assert!(error.message.contains(&format!("lacks {missing}")), "{}", error.message);

@@ -5,6 +5,7 @@ mod body;
 mod channels;
 mod cloudevents;
 mod dead_letters;
+mod description;
 mod events;
 mod groups;
 mod health;

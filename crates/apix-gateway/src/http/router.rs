@@ -5,7 +5,7 @@ use axum::http::Uri;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
-use super::{channels, dead_letters, events, groups, health, hybrid, range, streams};
+use super::{channels, dead_letters, description, events, groups, health, hybrid, range, streams};
 use crate::edge::edge;
 use crate::error::{ApiError, ErrorCode};
 use crate::gateway::Gateway;
@@ -26,6 +26,8 @@ pub(crate) fn router(gateway: Gateway) -> Router {
         .route("/v1/hybrid-events", post(hybrid::publish))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
+        .route("/openapi.json", get(description::openapi))
+        .route("/docs", get(description::docs))
         .fallback(no_route)
         .method_not_allowed_fallback(other_method)
         .layer(from_fn_with_state(gateway.clone(), edge))
