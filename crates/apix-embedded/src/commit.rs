@@ -21,6 +21,9 @@ const MAX_BYTES: usize = 4 << 20;
 /// What the writer does for a caller.
 pub(crate) type Operation = Box<dyn FnOnce(&mut Engine, &mut Turn) + Send>;
 
+/// An operation with its part of the bytes that may wait.
+type Waiting = (Operation, Option<OwnedSemaphorePermit>);
+
 /// What a caller asks of the writer.
 pub(crate) enum Command {
     /// One operation of the broker.
@@ -120,10 +123,7 @@ impl Writer {
     }
 
     /// Everything that waits, up to a bound, and whether the end was among it.
-    fn drain(
-        &self,
-        first: Option<Command>,
-    ) -> (Vec<(Operation, Option<OwnedSemaphorePermit>)>, Option<oneshot::Sender<()>>) {
+    fn drain(&self, first: Option<Command>) -> (Vec<Waiting>, Option<oneshot::Sender<()>>) {
         let mut waiting = Vec::new();
         let mut waiting_bytes = 0;
         let mut next = first;
@@ -144,7 +144,7 @@ impl Writer {
     }
 
     /// Applies what waits, writes it, and answers.
-    fn turn(&mut self, waiting: Vec<(Operation, Option<OwnedSemaphorePermit>)>) {
+    fn turn(&mut self, waiting: Vec<Waiting>) {
         if self.engine.is_none() && !self.reopen() {
             // Dropping an operation tells its caller that the broker is unavailable.
             return;

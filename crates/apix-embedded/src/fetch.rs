@@ -12,6 +12,7 @@ use crate::waiting::{Found, FoundIn, Source};
 
 /// One event, or what is wrong with it.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // nearly all are events
 pub(crate) enum Fetched {
     /// Here it is.
     Event(StoredEvent),

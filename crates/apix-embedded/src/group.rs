@@ -379,6 +379,19 @@ impl GroupState {
         self.change(id, true, |held| held.state = HeldState::Out { until });
     }
 
+    /// Replaces the settings. A shorter lease holds for what is out too, from now on.
+    pub(crate) fn set_settings(&mut self, settings: GroupSettings, now: Now) {
+        let until = now.begun_ms.saturating_add(settings.lease_ms);
+        if settings.lease_ms < self.settings.lease_ms {
+            let longer = self.agenda.leases.range((until + 1, MessageId::MIN)..);
+            let longer: Vec<MessageId> = longer.map(|(_, id)| *id).collect();
+            for id in longer {
+                self.change(id, true, |held| held.state = HeldState::Out { until });
+            }
+        }
+        self.settings = settings;
+    }
+
     /// Moves what is due by now: parked events become ready, and so do those whose lease ended,
     /// which are returned.
     pub(crate) fn pass_time(&mut self, now: Now) -> Vec<MessageId> {

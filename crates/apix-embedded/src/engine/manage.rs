@@ -43,7 +43,7 @@ impl Engine {
     ) -> Result<()> {
         let no = self.ensure_group(turn, key)?;
         if let Some(group) = self.groups.get_mut(&no) {
-            group.settings = settings;
+            group.set_settings(settings, turn.now);
         }
         self.write_group_row(turn, no);
         turn.touched.push(no);

@@ -26,10 +26,10 @@ impl Engine {
         let mut done = Acknowledged::default();
         let group = self.group_no(key).ok();
         for receipt in receipts {
-            let finished = group.is_some_and(|no| self.finish_event(turn, no, receipt));
-            if finished {
+            let Some(no) = group else { continue };
+            if self.finish_event(turn, no, receipt) {
                 done.count += 1;
-            } else if receipt.holder.is_some() {
+            } else if self.is_held(no, receipt.message_id) {
                 done.lease_lost.push(receipt.message_id);
             }
         }
@@ -37,6 +37,10 @@ impl Engine {
             self.note_settled(turn, no, receipts.iter());
         }
         done
+    }
+
+    fn is_held(&self, no: GroupNo, id: MessageId) -> bool {
+        self.groups.get(&no).is_some_and(|group| group.held(id).is_some())
     }
 
     /// Removes what is held if the receipt may do so. Without a holder it may also finish an event

@@ -287,7 +287,7 @@ impl Engine {
             let data = group_codec::encode(group.cursor, group.lost, false, items.len(), held);
             group.journal.bytes += data.len();
             group.journal.rows.push(row);
-            turn.batch.changes.push(Change::PutGroupChange { row, group: no, data });
+            turn.batch.changes.push(Change::PutDelta { row, group: no, data });
         }
     }
 

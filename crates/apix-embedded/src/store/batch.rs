@@ -29,7 +29,7 @@ pub(crate) enum Change {
         no: GroupNo,
         rows: Vec<u64>,
     },
-    PutGroupChange {
+    PutDelta {
         row: u64,
         group: GroupNo,
         data: Vec<u8>,

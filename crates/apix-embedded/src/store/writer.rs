@@ -179,11 +179,10 @@ fn write_events(connection: &Connection, batch: &Batch, flushed: u64) -> rusqlit
     if !batch.entries.is_empty() {
         let mut insert = connection
             .prepare_cached("INSERT INTO entry (pos, stream, data) VALUES (?1, ?2, ?3)")?;
-        let mut pos = batch.first_pos;
-        for (entry, index) in batch.entries.iter().zip(&batch.index) {
+        let positions = batch.first_pos..;
+        for (pos, (entry, index)) in positions.zip(batch.entries.iter().zip(&batch.index)) {
             insert.execute(params![signed(pos), signed(index.stream), &entry[..]])?;
             bytes += entry.len() + 12;
-            pos += 1;
         }
         let row = encode_index(flushed, &batch.index);
         bytes += row.len();
@@ -240,7 +239,7 @@ fn write_change(connection: &Connection, change: &Change) -> rusqlite::Result<us
             drop_changes(connection, rows)?;
             Ok(64)
         }
-        Change::PutGroupChange { row, group, data } => {
+        Change::PutDelta { row, group, data } => {
             let sql = "INSERT INTO group_change (row, grp, data) VALUES (?1, ?2, ?3)";
             run(sql, params![signed(*row), signed(*group), data])?;
             Ok(data.len())

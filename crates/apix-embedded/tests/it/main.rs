@@ -1,4 +1,7 @@
 //! The embedded engine from outside: through the `Broker` trait alone.
 
+#![allow(clippy::unwrap_used)] // a failed assertion is the point of a test
+
 mod basics;
+mod conformance;
 mod scene;
