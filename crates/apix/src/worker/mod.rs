@@ -242,10 +242,19 @@ impl Worker {
     }
 }
 
-/// Waits for a free handler; how many there are.
+/// Waits for a free handler; how many there are. Handlers that are done at once are waited for, so
+/// that one read fills all their places instead of one each.
 async fn one_free(free: &Semaphore) -> usize {
     drop(free.acquire().await);
-    free.available_permits().clamp(1, crate::messaging::MAX_READ_EVENTS)
+    let mut count = free.available_permits();
+    loop {
+        tokio::task::yield_now().await;
+        let more = free.available_permits();
+        if more <= count {
+            return count.clamp(1, crate::messaging::MAX_READ_EVENTS);
+        }
+        count = more;
+    }
 }
 
 /// What `work` gives, unless `stop` comes first.
