@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use apix::{Broker, Durability, ErrorKind, TenantMessagingService};
 use apix_embedded::{EmbeddedBroker, EmbeddedOptions, Location};
+use apix_redis::{RedisBroker, RedisOptions, TlsOptions};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -123,8 +124,21 @@ async fn open_embedded(location: Location, config: &BrokerConfig) -> apix::Resul
     Ok(Arc::new(EmbeddedBroker::open(options).await?))
 }
 
-async fn open_redis(_url: &str, _config: &BrokerConfig) -> apix::Result<Arc<dyn Broker>> {
-    Err(apix::Error::new(ErrorKind::Unsupported, "redis is not linked yet"))
+async fn open_redis(url: &str, config: &BrokerConfig) -> apix::Result<Arc<dyn Broker>> {
+    let default = RedisOptions::default();
+    let RedisSection { username, password, password_file, database, ca, client_cert, client_key } =
+        config.redis.clone();
+    let from_file = |file: PathBuf| apix_redis::Secret::File(file);
+    let options = RedisOptions {
+        url: url.to_owned(),
+        username,
+        password: password.map(apix_redis::Secret::Text).or(password_file.map(from_file)),
+        database,
+        tls: TlsOptions { ca_file: ca, cert_file: client_cert, key_file: client_key },
+        durability: config.durability.unwrap_or(default.durability),
+        ..default
+    };
+    Ok(Arc::new(RedisBroker::connect(options).await?))
 }
 
 fn announce(url: &BrokerUrl, broker: &dyn Broker) {
