@@ -294,11 +294,12 @@ impl GroupState {
 
     /// [`put`](Self::put) of what the store already has.
     pub(crate) fn restore(&mut self, id: MessageId, held: Held) {
+        if let Some(before) = self.held.get(&id) {
+            self.agenda.remove(id, before);
+        }
         self.agenda.add(id, &held);
         self.pin_hint = self.pin_hint.min(id);
-        if let Some(before) = self.held.insert(id, held) {
-            self.agenda.remove(id, &before);
-        }
+        self.held.insert(id, held);
     }
 
     /// Takes an event out: it is finished, or given up, or lost.
@@ -399,7 +400,7 @@ impl GroupState {
             if until > now.elapsed_ms {
                 break;
             }
-            self.change(id, true, |held| held.state = HeldState::Due { since: until });
+            self.change(id, false, |held| held.state = HeldState::Due { since: until });
         }
         let mut expired = Vec::new();
         while let Some(&(until, id)) = self.agenda.leases.first() {

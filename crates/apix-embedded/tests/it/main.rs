@@ -4,4 +4,6 @@
 
 mod basics;
 mod conformance;
+mod model;
+mod property;
 mod scene;
