@@ -62,8 +62,13 @@ impl RedisBroker {
         }
         let closing = CancellationToken::new();
         let timeout = options.request_timeout;
-        let link =
-            Link::open(connector.clone(), first, options.max_queued_calls, timeout, closing.clone());
+        let link = Link::open(
+            connector.clone(),
+            first,
+            options.max_queued_calls,
+            timeout,
+            closing.clone(),
+        );
         let scripts = Scripts::new()?;
         scripts.preload(&link).await?;
 

@@ -86,7 +86,8 @@ impl Connector {
 
     async fn connect_untimed(&self, purpose: &str) -> Result<Connection> {
         let socket = self.socket().await?;
-        let mut connection = Connection { socket, buffer: BytesMut::new(), scanner: Scanner::default() };
+        let mut connection =
+            Connection { socket, buffer: BytesMut::new(), scanner: Scanner::default() };
         let mut hello = Pipeline::default();
         if let Some(password) = &self.address.password {
             let password = password.read().await?;
@@ -115,8 +116,7 @@ impl Connector {
         let Some(connector) = &self.tls else { return Ok(Box::new(tcp)) };
         let name = ServerName::try_from(self.address.host.clone())
             .map_err(|fault| self.unreachable(std::io::Error::other(fault)))?;
-        let socket =
-            connector.connect(name, tcp).await.map_err(|fault| self.unreachable(fault))?;
+        let socket = connector.connect(name, tcp).await.map_err(|fault| self.unreachable(fault))?;
         Ok(Box::new(socket))
     }
 
@@ -152,7 +152,9 @@ impl Connection {
             }
             Ok(replies)
         };
-        tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| Err(broken("no answer in time")))
+        tokio::time::timeout(timeout, exchange)
+            .await
+            .unwrap_or_else(|_| Err(broken("no answer in time")))
     }
 
     pub(crate) async fn send(&mut self, pipeline: Pipeline) -> Result<()> {

@@ -106,7 +106,8 @@ impl Shared {
         local: &LocalGroup,
         arguments: &crate::wire::Arguments,
     ) -> Result<(u64, String)> {
-        let reply = self.group_script(&self.scripts.dead_settle, local, arguments).await?.reply()?;
+        let reply =
+            self.group_script(&self.scripts.dead_settle, local, arguments).await?.reply()?;
         if reply == Reply::Nil {
             return Err(no_such_group(local));
         }

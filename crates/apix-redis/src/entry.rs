@@ -42,7 +42,12 @@ fn parts(event: &NewEvent) -> usize {
 }
 
 /// `XADD` that appends nothing where there is no stream.
-pub(crate) fn push_xadd(pipeline: &mut Pipeline, stream: &str, tenant: &TenantId, event: &NewEvent) {
+pub(crate) fn push_xadd(
+    pipeline: &mut Pipeline,
+    stream: &str,
+    tenant: &TenantId,
+    event: &NewEvent,
+) {
     pipeline.begin(4 + parts(event));
     for part in ["XADD", stream, "NOMKSTREAM", "*"] {
         pipeline.part(part);
@@ -186,7 +191,9 @@ fn text(value: Bytes) -> std::result::Result<ByteString, &'static str> {
 mod tests {
     use super::*;
 
-    fn event(pairs: &[(&'static str, &'static str)]) -> std::result::Result<StoredEvent, &'static str> {
+    fn event(
+        pairs: &[(&'static str, &'static str)],
+    ) -> std::result::Result<StoredEvent, &'static str> {
         let pairs: Vec<_> =
             pairs.iter().map(|(name, value)| (Bytes::from(*name), Bytes::from(*value))).collect();
         from_fields(&TenantId::new("acme").unwrap(), MessageId::new(1, 2), &pairs)
@@ -209,7 +216,10 @@ mod tests {
             assert!(event(&fields).is_err());
         }
         let with = |name, value| event(&[&WHOLE[..], &[(name, value)]].concat());
-        assert_eq!(with("organizationId", "b").unwrap_err(), "its organizationId is another tenant's");
+        assert_eq!(
+            with("organizationId", "b").unwrap_err(),
+            "its organizationId is another tenant's"
+        );
         assert!(with("payload", "{").is_err() && with("metadata", "{").is_err());
         assert_eq!(with("realtimeChannel", "a b").unwrap().realtime_channel, None);
         assert_eq!(

@@ -37,7 +37,10 @@ pub(crate) fn refused(text: &[u8]) -> Error {
     } else if says("UNBLOCKED") {
         (ErrorKind::Unavailable, "the stream was deleted while it was being read")
     } else if says("CLUSTERDOWN") || says("MOVED") || says("ASK") || says("CROSSSLOT") {
-        (ErrorKind::Unsupported, "this server is part of a Redis Cluster; redis:// is for one server")
+        (
+            ErrorKind::Unsupported,
+            "this server is part of a Redis Cluster; redis:// is for one server",
+        )
     } else {
         (ErrorKind::Internal, "Redis refused a command of APIX")
     };

@@ -77,10 +77,9 @@ impl Shared {
         let stored = ["epoch", "settings", "trimmedTo", "hardDropped"];
         pipeline.push(&[&["HMGET", local.keys.state()], &stored[..]].concat());
         pipeline.push(&["SMEMBERS", local.keys.groups()]);
-        pipeline.push(&["MEMORY", "USAGE", key]);
         let replies = self.link(key).call(pipeline).await?;
-        let [info, groups, state, registered, bytes] = &replies[..] else {
-            return Err(malformed("five replies"));
+        let [info, groups, state, registered] = &replies[..] else {
+            return Err(malformed("four replies"));
         };
         if info.error().is_some_and(|text| text.starts_with(b"ERR no such key")) {
             return Err(no_such_stream(stream));
@@ -90,12 +89,14 @@ impl Shared {
         let [epoch, settings, trimmed_to, hard_dropped] = state.array() else {
             return Err(malformed("four fields"));
         };
+        let arguments = Arguments::with_keys(&local.keys.all()).and("");
+        let bytes = self.scripts.stored_bytes.reply(self.link(key), &arguments).await?;
         let names = group_names(&groups.reply()?, &registered.reply()?);
         Ok(StreamStats {
             stream: stream.stream().clone(),
             epoch: self.epoch(&local, epoch).await?,
             length: info.field("length").and_then(Reply::count).unwrap_or_default(),
-            bytes: bytes.reply().ok().and_then(|bytes| bytes.count()).unwrap_or_default(),
+            bytes: bytes.count().unwrap_or_default(),
             first_id: info
                 .field("first-entry")
                 .and_then(|entry| entry.array().first())
@@ -135,8 +136,7 @@ impl Shared {
             return Epoch::new(epoch.to_owned());
         }
         self.list_stream(local).await?;
-        let arguments =
-            Arguments::with_keys(&local.keys.all()).and(Epoch::random()?.as_str());
+        let arguments = Arguments::with_keys(&local.keys.all()).and(Epoch::random()?.as_str());
         let link = self.link(&local.keys.stream);
         self.scripts.make_stream.run(link, &arguments).await?.ok()?;
         let stored = link.command(&["HGET", local.keys.state(), "epoch"]).await?.reply()?;

@@ -88,13 +88,7 @@ impl StreamKeys {
         let prefix = format!("{{{stream}}}:");
         let own = ["state", "groups", "channels", "idem", "idemlog"]
             .map(|suffix| format!("{prefix}{suffix}"));
-        Self {
-            stream,
-            tenant_streams: streams(key.tenant()),
-            bell: bell(key),
-            prefix,
-            own,
-        }
+        Self { stream, tenant_streams: streams(key.tenant()), bell: bell(key), prefix, own }
     }
 
     /// Metadata of the stream.

@@ -63,7 +63,8 @@ impl Link {
     ) -> Self {
         let (queue, calls) = mpsc::channel(queued.max(1));
         let up = Arc::new(AtomicBool::new(true));
-        let driver = Driver { connector, calls, waiting: VecDeque::new(), up: Arc::clone(&up), closing };
+        let driver =
+            Driver { connector, calls, waiting: VecDeque::new(), up: Arc::clone(&up), closing };
         tokio::spawn(driver.run(first));
         Self { queue, up, timeout }
     }

@@ -154,7 +154,9 @@ impl Address {
             "redis-sentinel" | "rediss-sentinel" | "redis-cluster" | "rediss-cluster" => {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
-                    format!("{scheme}:// is not supported by this version; use redis:// or rediss:// with one server"),
+                    format!(
+                        "{scheme}:// is not supported by this version; use redis:// or rediss:// with one server"
+                    ),
                 ));
             }
             _ => {
@@ -245,7 +247,10 @@ mod tests {
     #[test]
     fn urls() {
         let plain = address("redis://localhost").unwrap();
-        assert_eq!((&*plain.host, plain.port, plain.tls, plain.database), ("localhost", 6379, false, 0));
+        assert_eq!(
+            (&*plain.host, plain.port, plain.tls, plain.database),
+            ("localhost", 6379, false, 0)
+        );
         let full = address("rediss://me:p%40ss@[::1]:7000/3").unwrap();
         assert_eq!((&*full.host, full.port, full.tls, full.database), ("::1", 7000, true, 3));
         assert_eq!(full.username.as_deref(), Some("me"));

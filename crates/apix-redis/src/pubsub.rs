@@ -137,8 +137,7 @@ impl PubSub {
         let confirmed = {
             let mut set = self.lock();
             let channel = Bytes::copy_from_slice(group.bell.as_bytes());
-            let kind =
-                || Kind::Bell { stream: group.stream.clone(), wanted_at: Instant::now() };
+            let kind = || Kind::Bell { stream: group.stream.clone(), wanted_at: Instant::now() };
             let Ok(entry) = self.entry(&mut set, channel, kind) else { return true };
             if let Kind::Bell { wanted_at, .. } = &mut entry.kind {
                 *wanted_at = Instant::now();
@@ -176,7 +175,11 @@ impl PubSub {
     }
 
     /// Takes one subscriber out again, and lets go of the channel with the last.
-    fn unsubscriber(self: &Arc<Self>, channel: Bytes, id: u64) -> impl FnOnce() + Send + Sync + use<> {
+    fn unsubscriber(
+        self: &Arc<Self>,
+        channel: Bytes,
+        id: u64,
+    ) -> impl FnOnce() + Send + Sync + use<> {
         let this: Weak<Self> = Arc::downgrade(self);
         move || {
             let Some(this) = this.upgrade() else { return };

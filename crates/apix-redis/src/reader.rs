@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
-use apix::{ConsumerName, Delivery, Error, GroupKey, GroupSettings, MessageId, ReadOptions, Result};
+use apix::{
+    ConsumerName, Delivery, Error, GroupKey, GroupSettings, MessageId, ReadOptions, Result,
+};
 
 use crate::entry::{self, Entry};
 use crate::error::{broken, malformed};
@@ -189,12 +191,12 @@ impl Read<'_> {
         if entries.iter().any(|(id, _)| losses.may_hide(*id)) {
             counts = self.recount(&entries).await?;
         }
-        self.deliver(entries, &counts, received_at).await
+        // The glance came after the read: the lease is no older than the delivery.
+        self.deliver(entries, &counts, self.settings.lease(), received_at).await
     }
 
     async fn recount(&self, entries: &[Entry]) -> Result<Vec<u32>> {
-        let mut arguments =
-            Shared::group_arguments(self.local, "").and(self.consumer.as_str());
+        let mut arguments = Shared::group_arguments(self.local, "").and(self.consumer.as_str());
         for (id, _) in entries {
             arguments.push(crate::wire::id_text(*id));
         }
@@ -217,11 +219,12 @@ impl Read<'_> {
         let mut cursor = raw.cursor()?;
         cursor.array()?;
         self.local.learn_due(due, cursor.int()?);
+        let lease = Duration::from_millis(u64::try_from(cursor.int()?).unwrap_or_default());
         let entries = entry::read_entries(&mut cursor, self.local.stream.tenant())?;
         let counts = cursor.reply()?;
         let counts: Vec<u32> = counts.array().iter().map(count).collect::<Result<_>>()?;
         let new = self.new_entries(&mut cursor)?;
-        let mut found = self.deliver(entries, &counts, received_at).await?;
+        let mut found = self.deliver(entries, &counts, lease, received_at).await?;
         if and_new {
             let link = self.shared.link(self.local.keys.stream());
             let due = self.local.due();
@@ -237,9 +240,9 @@ impl Read<'_> {
         &self,
         entries: Vec<Entry>,
         counts: &[u32],
+        lease: Duration,
         received_at: Instant,
     ) -> Result<Vec<Delivery>> {
-        let lease = self.settings.lease();
         let mut deliveries = Vec::with_capacity(entries.len());
         let mut no_events = Vec::new();
         for ((id, event), &delivery_count) in entries.into_iter().zip(counts) {
@@ -262,8 +265,7 @@ impl Read<'_> {
     }
 
     async fn bury(&self, no_events: &[(MessageId, &'static str)]) -> Result<()> {
-        let mut arguments =
-            Shared::group_arguments(self.local, "").and(self.consumer.as_str());
+        let mut arguments = Shared::group_arguments(self.local, "").and(self.consumer.as_str());
         for (id, reason) in no_events {
             arguments.push(crate::wire::id_text(*id));
             arguments.push(reason);

@@ -97,7 +97,7 @@ macro_rules! scripts {
 
 scripts! {
     alone: [glance],
-    stream: [append, hybrid, make_stream, configure_stream, delete_stream, trim],
+    stream: [append, hybrid, make_stream, configure_stream, delete_stream, trim, stored_bytes],
     group: [
         make_group, claim, recount, settle, extend, acknowledge, bury, sweep, configure_group, seek,
         delete_group, dead_list, dead_settle, group_stats

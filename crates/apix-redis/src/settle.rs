@@ -61,11 +61,21 @@ impl Shared {
         let mut pipeline = Pipeline::default();
         push_with_ids(&mut pipeline, &["XACK", local.keys.stream(), local.name.as_str()], &ids);
         if !tried.is_empty() {
-            push_with_ids(&mut pipeline, &["HDEL", local.keys.attempts()], &tried);
+            pipeline.push(&["EXISTS", local.keys.attempts()]);
         }
-        let replies = self.link(local.keys.stream()).call(pipeline).await?;
+        let link = self.link(local.keys.stream());
+        let replies = link.call(pipeline).await?;
         let acknowledged = replies.first().ok_or_else(|| malformed("no reply"))?.cursor()?.int()?;
-        u64::try_from(acknowledged).map_err(|_| malformed("a negative count"))
+        let acknowledged =
+            u64::try_from(acknowledged).map_err(|_| malformed("a negative count"))?;
+        // Of what was not pending, it may still be needed.
+        let any_tried = replies.get(1).is_some_and(|exists| exists.0 == ":1\r\n");
+        if any_tried && acknowledged == receipts.len() as u64 {
+            let mut pipeline = Pipeline::default();
+            push_with_ids(&mut pipeline, &["HDEL", local.keys.attempts()], &tried);
+            link.call(pipeline).await?;
+        }
+        Ok(acknowledged)
     }
 
     async fn acknowledge_checked(
@@ -82,14 +92,10 @@ impl Shared {
         }
         let script = &self.scripts.acknowledge;
         let results = self.group_script(script, local, &arguments).await?.reply()?;
-        // Of those that a plain acknowledgement took, nothing is pending any more either.
-        let none_before = done.count == 0;
         for (receipt, result) in receipts.iter().zip(results.array()) {
             match result.int() {
                 Some(1) => done.count += 1,
-                Some(-1) if none_before || !is_sure(receipt, Instant::now()) => {
-                    done.lease_lost.push(receipt.message_id);
-                }
+                Some(-1) => done.lease_lost.push(receipt.message_id),
                 _ => {}
             }
         }
@@ -116,7 +122,8 @@ impl Shared {
         let link = self.link(local.keys.stream());
         let replies = link.call(pipeline).await?;
         let mut results = Vec::with_capacity(calls.len());
-        for (((script, arguments), raw), (receipt, _)) in calls.iter().zip(replies).zip(&settlements)
+        for (((script, arguments), raw), (receipt, _)) in
+            calls.iter().zip(replies).zip(&settlements)
         {
             let raw = if is_unknown(&raw) {
                 script.run_by_source(link, arguments).await

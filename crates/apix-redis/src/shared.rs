@@ -44,10 +44,7 @@ impl Shared {
 
     /// What every script on a group begins with. None but those that make streams use the epoch.
     pub(crate) fn group_arguments(local: &LocalGroup, epoch: &str) -> Arguments {
-        Arguments::with_keys(local.keys.all())
-            .and(epoch)
-            .and(local.name.as_str())
-            .and(&local.bell)
+        Arguments::with_keys(local.keys.all()).and(epoch).and(local.name.as_str()).and(&local.bell)
     }
 
     /// Runs a script on a group.

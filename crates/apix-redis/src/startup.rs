@@ -117,7 +117,8 @@ fn check_eviction(
              full; set it to noeviction"
         ))),
         None => {
-            warnings.push("the server does not tell its maxmemory-policy; it must not evict".into());
+            warnings
+                .push("the server does not tell its maxmemory-policy; it must not evict".into());
             Ok(())
         }
     }
@@ -166,7 +167,8 @@ fn check_durability(
         Durability::DiskInterval { .. } => match (on, flushed) {
             (true, Some("always" | "everysec")) => Ok(()),
             (true, None) => {
-                warnings.push("the server does not tell its appendfsync; everysec is assumed".into());
+                warnings
+                    .push("the server does not tell its appendfsync; everysec is assumed".into());
                 Ok(())
             }
             _ => refused("appendonly yes and appendfsync everysec or always"),
@@ -220,7 +222,8 @@ mod tests {
 
     #[test]
     fn evicting_servers_are_refused() {
-        let check = |policy| check_eviction(&map(&[("maxmemory_policy", policy)]), None, &mut vec![]);
+        let check =
+            |policy| check_eviction(&map(&[("maxmemory_policy", policy)]), None, &mut vec![]);
         assert!(check("noeviction").is_ok() && check("volatile-lru").is_ok());
         assert!(check("allkeys-lru").unwrap_err().message().contains("noeviction"));
     }

@@ -74,9 +74,8 @@ impl Shared {
         self.list_stream(&local).await?;
         let settings = serde_json::to_string(settings)
             .map_err(|fault| wrong_setting("the settings cannot be stored").with_source(fault))?;
-        let arguments = Arguments::with_keys(&local.keys.all())
-            .and(Epoch::random()?.as_str())
-            .and(settings);
+        let arguments =
+            Arguments::with_keys(&local.keys.all()).and(Epoch::random()?.as_str()).and(settings);
         let link = self.link(&local.keys.stream);
         self.scripts.configure_stream.run(link, &arguments).await?.ok()?;
         local.set_ensured(true);

@@ -58,9 +58,8 @@ impl Shared {
         let every = self.options.sweep_every.as_millis() * 3 / 4;
         loop {
             let before = group.due();
-            let arguments = Self::group_arguments(group, "")
-                .and(every.to_string())
-                .and(PAGE.to_string());
+            let arguments =
+                Self::group_arguments(group, "").and(every.to_string()).and(PAGE.to_string());
             let reply = self.group_script(&self.scripts.sweep, group, &arguments).await?.reply()?;
             let [ended, due_in] = reply.array() else { return Err(malformed("a sweep")) };
             let ended = ended.int().ok_or_else(|| malformed("a sweep"))?;

@@ -23,7 +23,8 @@ pub(crate) fn connector(options: &TlsOptions) -> Result<TlsConnector> {
     let config = match (&options.cert_file, &options.key_file) {
         (None, None) => builder.with_no_client_auth(),
         (Some(cert), Some(key)) => {
-            let key_der = PrivateKeyDer::from_pem_file(key).map_err(|fault| unreadable(key, fault))?;
+            let key_der =
+                PrivateKeyDer::from_pem_file(key).map_err(|fault| unreadable(key, fault))?;
             builder.with_client_auth_cert(certificates(cert)?, key_der).map_err(unusable)?
         }
         _ => return Err(wrong_setting("a client certificate needs both cert_file and key_file")),
@@ -58,7 +59,8 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
 }
 
 fn unreadable(path: &Path, fault: impl std::fmt::Display) -> Error {
-    wrong_setting(format!("{} cannot be used for TLS", path.display())).with_source(fault.to_string())
+    wrong_setting(format!("{} cannot be used for TLS", path.display()))
+        .with_source(fault.to_string())
 }
 
 fn unusable(fault: rustls::Error) -> Error {

@@ -36,9 +36,8 @@ impl Shared {
 
     /// How many entries were removed, and whether there may be more.
     async fn trim_once(&self, local: &LocalStream, every: Duration) -> Result<(u64, bool)> {
-        let arguments = Arguments::with_keys(&local.keys.all())
-            .and("")
-            .and(every.as_millis().to_string());
+        let arguments =
+            Arguments::with_keys(&local.keys.all()).and("").and(every.as_millis().to_string());
         let link = self.link(&local.keys.stream);
         let reply = self.scripts.trim.reply(link, &arguments).await?;
         let [removed, more] = reply.array() else { return Err(malformed("a trim")) };
@@ -78,7 +77,8 @@ impl Shared {
         let tenants: BTreeSet<TenantId> =
             streams.iter().map(|stream| stream.tenant().clone()).collect();
         for tenant in tenants {
-            let Some(any) = streams.iter().find(|stream| *stream.tenant() == tenant).cloned() else {
+            let Some(any) = streams.iter().find(|stream| *stream.tenant() == tenant).cloned()
+            else {
                 continue;
             };
             for name in self.list_streams(&tenant).await? {

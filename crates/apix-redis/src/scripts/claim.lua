@@ -1,7 +1,7 @@
 -- Hands out what is due. ARGV[4] is the consumer, ARGV[5] how many at most, ARGV[6] whether to go on
 -- with new events here ('1'), as a group with a bound on deliveries must. Returns milliseconds to
--- the next due time, entries as {id, fields}, their delivery counts, new entries as XREADGROUP
--- returns them (or nothing).
+-- the next due time, the lease, entries as {id, fields}, their delivery counts, new entries as
+-- XREADGROUP returns them (or nothing).
 local consumer, room = ARGV[4], tonumber(ARGV[5])
 local settings = group_settings()
 local summary = redis.call('XPENDING', stream, name)
@@ -61,4 +61,4 @@ local new = false
 if ARGV[6] == '1' and room > #entries then
   new = redis.call('XREADGROUP', 'GROUP', name, consumer, 'COUNT', room - #entries, 'STREAMS', stream, '>')
 end
-return { due_in(), entries, counts, new }
+return { due_in(), settings.leaseMs, entries, counts, new }

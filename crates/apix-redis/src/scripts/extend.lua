@@ -9,7 +9,7 @@ if is_copy then
   return { 'held', string.format('%.0f', now + wanted) }
 end
 -- Leases are idle time, which cannot lie in the future: what is longer is written down.
-local lease = lease_promised(group_settings())
+local lease = group_settings().leaseMs
 local idle = math.max(0, lease - wanted)
 local claimed = redis.call('XCLAIM', stream, name, owner, 0, id, 'IDLE', string.format('%.0f', idle), 'JUSTID')
 if #claimed == 0 then

@@ -182,11 +182,8 @@ local function holds(owner, count, consumer, wanted)
     and (wanted == '' or tonumber(wanted) == count)
 end
 
--- How long a lease may have been promised to be: after it was shortened, the old one for a while.
-local function lease_promised(settings)
-  local until_ms = tonumber(redis.call('HGET', group, 'oldLeaseUntil') or '0')
-  if until_ms > clock() then
-    return math.max(settings.leaseMs, tonumber(redis.call('HGET', group, 'oldLease')))
-  end
-  return settings.leaseMs
+-- When leases were last shortened, and what they were before: deliveries from before then keep it.
+local function old_lease()
+  local found = redis.call('HMGET', group, 'leaseChangedAt', 'oldLease')
+  return tonumber(found[1] or '0'), tonumber(found[2] or '0')
 end

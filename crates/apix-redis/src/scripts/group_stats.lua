@@ -37,6 +37,13 @@ if first_copy then
 end
 local unread = redis.call('XRANGE', stream, '(' .. delivered, '+', 'COUNT', 1)
 if unread[1] then older(unread[1][1]) end
+-- What was trimmed unread still counts in the server's lag.
+local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+if not first then
+  newest_lag = 0
+elseif sortable(first[1]) > sortable(delivered) then
+  newest_lag = redis.call('XLEN', stream)
+end
 -- After deletions the server does not know: counted, up to a bound.
 if type(newest_lag) ~= 'number' then
   local rest = redis.call('XRANGE', stream, '(' .. delivered, '+', 'COUNT', 1001)

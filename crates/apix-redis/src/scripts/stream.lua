@@ -129,3 +129,24 @@ local function remember_key(key, digest, id)
   redis.call('HSET', idem, key, id .. ' ' .. digest)
   redis.call('RPUSH', idemlog, string.match(id, '^%d+') .. ' ' .. key)
 end
+
+-- Bytes of what producers sent, with 16 for each id: their sum, and the average of an entry. Beyond
+-- 16 entries by the oldest and newest 8.
+local function stored_bytes()
+  local length, sum, seen = redis.call('XLEN', stream), 0, 0
+  if length == 0 then return 0, 1 end
+  local function add(entries)
+    for _, entry in ipairs(entries) do
+      sum, seen = sum + 16, seen + 1
+      for i = 2, #entry[2], 2 do sum = sum + #entry[2][i] end
+    end
+  end
+  if length <= 16 then
+    add(redis.call('XRANGE', stream, '-', '+'))
+  else
+    add(redis.call('XRANGE', stream, '-', '+', 'COUNT', 8))
+    add(redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 8))
+  end
+  local average = math.max(1, sum / seen)
+  return math.floor(average * length), average
+end

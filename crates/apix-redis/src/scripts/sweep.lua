@@ -8,7 +8,14 @@ local swept = tonumber(redis.call('HGET', group, 'sweptAt') or '0')
 -- Another process did it just now. A clock that stepped back must not stop this.
 if swept <= now and now - swept < tonumber(ARGV[4]) then return { 0, due_in() } end
 local settings, left = group_settings(), tonumber(ARGV[5])
-local lease = lease_promised(settings)
+local lease = settings.leaseMs
+local lease_changed, longer_lease = old_lease()
+
+-- Whether the delivery may still be within what it was promised.
+local function is_held(id, idle)
+  if idle < longer_lease and now - idle <= lease_changed then return true end
+  return tonumber(redis.call('ZSCORE', held, id) or '0') > now
+end
 
 local function expire(id, owner, count)
   record(id, count, owner, LEASE_EXPIRED)
@@ -29,7 +36,7 @@ local function sweep_consumer(owner)
     for _, entry in ipairs(rows) do
       local id = entry[1]
       left = left - 1
-      if tonumber(redis.call('ZSCORE', held, id) or '0') <= now then
+      if not is_held(id, entry[3]) then
         expire(id, owner, entry[4])
         ended = ended + 1
       end

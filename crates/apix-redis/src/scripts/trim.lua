@@ -36,8 +36,7 @@ local function lower(a, b)
   if not a or not b then return a or b end
   return sortable(a) < sortable(b) and a or b
 end
-local bytes = redis.call('MEMORY', 'USAGE', stream)
-local average = math.max(1, bytes / length)
+local bytes, average = stored_bytes()
 -- Ids come with their bodies, so few enough of them at a time.
 local page = math.max(1, math.min(1000, math.floor(4 * 1024 * 1024 / average)))
 local removed, more = 0, 0

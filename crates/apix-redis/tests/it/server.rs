@@ -201,7 +201,9 @@ impl Client {
                 self.line();
                 Value::Text(String::from_utf8_lossy(&bytes).into_owned())
             }
-            "*" => Value::Array((0..rest.parse::<usize>().unwrap()).map(|_| self.receive()).collect()),
+            "*" => {
+                Value::Array((0..rest.parse::<usize>().unwrap()).map(|_| self.receive()).collect())
+            }
             other => panic!("not RESP: {other}"),
         }
     }
