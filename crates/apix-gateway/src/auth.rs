@@ -221,11 +221,18 @@ pub(crate) fn no_credential() -> ApiError {
     )
 }
 
+impl Caller {
+    /// The caller that the headers name.
+    pub(crate) fn of(gateway: &Gateway, headers: &HeaderMap) -> Result<Self, ApiError> {
+        let token = bearer(headers)?.ok_or_else(no_credential)?;
+        gateway.authenticator().authenticate(token, named(headers)?)
+    }
+}
+
 impl FromRequestParts<Gateway> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, ApiError> {
-        let token = bearer(&parts.headers)?.ok_or_else(no_credential)?;
-        gateway.authenticator().authenticate(token, named(&parts.headers)?)
+        Self::of(gateway, &parts.headers)
     }
 }

@@ -1,11 +1,13 @@
 //! Which call goes where.
 
 use axum::Router;
-use axum::http::Uri;
+use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
 use super::{channels, dead_letters, description, events, groups, health, hybrid, range, streams};
+use crate::auth::Caller;
 use crate::edge::edge;
 use crate::error::{ApiError, ErrorCode};
 use crate::gateway::Gateway;
@@ -48,11 +50,27 @@ fn group_calls() -> Router<Gateway> {
         .route("/{group}/dead-letters/discard", post(dead_letters::discard))
 }
 
-async fn no_route(_: Uri) -> ApiError {
-    ApiError::new(
-        ErrorCode::NotFound,
-        "there is no such call; /openapi.json lists all that there are",
-    )
+/// No route takes an empty name, but it is a forged name like others.
+async fn no_route(State(gateway): State<Gateway>, headers: HeaderMap, uri: Uri) -> ApiError {
+    if !has_empty_name(uri.path()) {
+        return ApiError::new(
+            ErrorCode::NotFound,
+            "there is no such call; /openapi.json lists all that there are",
+        );
+    }
+    match Caller::of(&gateway, &headers) {
+        Err(refused) => refused,
+        Ok(_) => ApiError::new(
+            ErrorCode::InvalidName,
+            "a name in the path is empty; names are 1 to 128 characters of A-Z a-z 0-9 . _ -, \
+             those of streams and channels of : too",
+        ),
+    }
+}
+
+fn has_empty_name(path: &str) -> bool {
+    let names = path.strip_prefix("/v1/streams/").or_else(|| path.strip_prefix("/v1/channels/"));
+    names.is_some_and(|names| names.split('/').any(str::is_empty))
 }
 
 async fn other_method() -> ApiError {

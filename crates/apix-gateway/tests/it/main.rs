@@ -1,0 +1,17 @@
+//! The gateway over real connections, against the embedded broker in memory.
+
+mod auth;
+mod bed;
+mod cloudevents;
+mod edge;
+mod errors;
+mod events;
+mod failing;
+mod groups;
+mod isolation;
+mod live;
+mod names;
+mod ndjson;
+mod openapi;
+mod shutdown;
+mod streams;
