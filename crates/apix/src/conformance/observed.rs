@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::{RwLock, RwLockReadGuard};
 
 use super::Subject;
 use crate::broker::{Broker, BrokerInfo};
@@ -70,11 +71,32 @@ operations! {
 pub(super) struct Observed {
     inner: Arc<dyn Broker>,
     subject: Arc<dyn Subject>,
+    /// Held by appends under way: a disturbance in the middle of one would make it happen twice.
+    appends: RwLock<()>,
+}
+
+impl Operation {
+    fn appends(self) -> bool {
+        matches!(self, Self::Append | Self::AppendBatch | Self::AppendAfter | Self::PublishHybrid)
+    }
 }
 
 impl Observed {
     pub(super) fn new(inner: Arc<dyn Broker>, subject: Arc<dyn Subject>) -> Self {
-        Self { inner, subject }
+        Self { inner, subject, appends: RwLock::new(()) }
+    }
+}
+
+impl Observed {
+    /// Disturbs while no append is under way, and keeps later disturbances away from this one.
+    async fn disturb(&self, before: Operation) -> Option<RwLockReadGuard<'_, ()>> {
+        if !self.subject.disturbs() {
+            self.subject.disturb(before).await;
+            return None;
+        }
+        let alone = self.appends.write().await;
+        self.subject.disturb(before).await;
+        if before.appends() { Some(alone.downgrade()) } else { None }
     }
 }
 
@@ -88,7 +110,7 @@ impl std::fmt::Debug for Observed {
 /// the call begins, so that a call that fails has not taken effect and may be repeated.
 macro_rules! observed {
     ($self:ident, $operation:ident, $call:expr) => {{
-        $self.subject.disturb(Operation::$operation).await;
+        let _append = $self.disturb(Operation::$operation).await;
         let mut left = 40;
         loop {
             match $call.await {
