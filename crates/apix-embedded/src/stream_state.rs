@@ -145,6 +145,12 @@ impl StreamState {
         }
     }
 
+    /// Forgets the idempotency keys that the window no longer holds. Gives back their rows.
+    pub(crate) fn forget_keys(&mut self, now_ms: u64) -> impl Iterator<Item = u64> + '_ {
+        let Self { keys, settings, .. } = self;
+        std::iter::from_fn(move || keys.forget(&settings.idempotency, now_ms))
+    }
+
     /// All positions, of a stream that is deleted.
     pub(crate) fn positions(&self) -> impl Iterator<Item = u64> + '_ {
         self.slots.iter().map(|slot| slot.pos)
@@ -191,7 +197,7 @@ impl KeyWindow {
     }
 
     /// Forgets the oldest key that the window no longer holds, and returns its row.
-    pub(crate) fn forget(&mut self, window: &IdempotencyWindow, now_ms: u64) -> Option<u64> {
+    fn forget(&mut self, window: &IdempotencyWindow, now_ms: u64) -> Option<u64> {
         let oldest = self.order.front()?;
         let known = self.known.get(oldest)?;
         let old = now_ms.saturating_sub(known.at_ms) > window.max_age_ms;

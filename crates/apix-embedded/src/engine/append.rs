@@ -139,11 +139,9 @@ impl Engine {
             let key = ByteString::from(&*key);
             let at_ms = turn.now.unix_ms;
             let known = KnownKey { digest, id, at_ms, row: self.next_keys_row };
-            let StreamState { keys, settings, .. } = stream;
-            let window = &settings.idempotency;
-            turn.released_keys.extend(std::iter::from_fn(|| keys.forget(window, at_ms)));
-            turn.released_keys.extend(keys.insert(key.clone(), known));
-            turn.released_keys.extend(std::iter::from_fn(|| keys.forget(window, at_ms)));
+            turn.released_keys.extend(stream.forget_keys(at_ms));
+            turn.released_keys.extend(stream.keys.insert(key.clone(), known));
+            turn.released_keys.extend(stream.forget_keys(at_ms));
             turn.batch.keys.push(KeyRecord { stream: no, key, digest, id, at_ms });
         }
         self.remember_tail(no, pos, bytes);

@@ -190,7 +190,12 @@ impl Engine {
                 self.key_rows.add(row, live);
             }
             Ok(())
-        })
+        })?;
+        // A row goes with its last key, so some of these were forgotten before.
+        for stream in self.streams.values_mut() {
+            turn.released_keys.extend(stream.forget_keys(turn.now.unix_ms));
+        }
+        Ok(())
     }
 }
 

@@ -70,6 +70,7 @@ impl Engine {
         let no = self.ensure_stream(turn, key)?;
         if let Some(stream) = self.streams.get_mut(&no) {
             stream.settings = settings;
+            turn.released_keys.extend(stream.forget_keys(turn.now.unix_ms));
         }
         self.write_stream(turn, no);
         self.trim.mark(no);

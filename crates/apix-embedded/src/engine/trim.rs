@@ -109,9 +109,7 @@ impl Engine {
 
     fn trim_stream(&mut self, turn: &mut Turn, no: StreamNo) -> usize {
         let Some(stream) = self.streams.get_mut(&no) else { return 0 };
-        let StreamState { keys, settings, .. } = stream;
-        let (window, now_ms) = (&settings.idempotency, turn.now.unix_ms);
-        turn.released_keys.extend(std::iter::from_fn(|| keys.forget(window, now_ms)));
+        turn.released_keys.extend(stream.forget_keys(turn.now.unix_ms));
         if !has_excess(stream, turn.now) {
             return 0;
         }

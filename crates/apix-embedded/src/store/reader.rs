@@ -104,8 +104,11 @@ fn fetch_near(
     wanted: &[Wanted],
     found: &mut Vec<Option<Bytes>>,
 ) -> rusqlite::Result<()> {
-    let (first, last) = match wanted {
-        [Wanted::Entry(first), .., Wanted::Entry(last)] => (*first.min(last), *first.max(last)),
+    // In the order of ids they ascend, or descend; what is due again comes in any order.
+    let mut ascending: Vec<u64> = wanted.iter().filter_map(|one| position(*one)).collect();
+    ascending.sort_unstable();
+    let (first, last) = match ascending[..] {
+        [first, .., last] => (first, last),
         _ => {
             for one in wanted {
                 found.push(fetch_one(connection, *one)?);
@@ -117,9 +120,6 @@ fn fetch_near(
     let mut scan = connection
         .prepare_cached("SELECT pos, data FROM entry WHERE pos BETWEEN ?1 AND ?2 ORDER BY pos")?;
     let mut cursor = scan.query([signed(first), signed(last)])?;
-    // The wanted ones ascend, or descend when the newest are asked for first.
-    let mut ascending: Vec<u64> = wanted.iter().filter_map(|one| position(*one)).collect();
-    ascending.sort_unstable();
     while let Some(row) = cursor.next()? {
         let pos = row.get::<_, i64>(0)?.cast_unsigned();
         if ascending.binary_search(&pos).is_ok() {

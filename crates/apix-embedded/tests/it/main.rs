@@ -4,6 +4,9 @@
 
 mod basics;
 mod conformance;
+mod crash;
+mod ledger;
+mod load;
 mod model;
 mod property;
 mod scene;

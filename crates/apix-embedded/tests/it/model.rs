@@ -364,6 +364,12 @@ impl Model {
         Ok(chosen.len() as u64)
     }
 
+    pub(crate) fn configure_stream(&mut self, no: usize, settings: StreamSettings) {
+        let stream = self.streams.entry(no).or_default();
+        stream.settings = settings;
+        stream.forget_keys();
+    }
+
     pub(crate) fn trim(&mut self, no: usize) -> Outcome<u64> {
         self.streams.get_mut(&no).map(ModelStream::trim).ok_or(ErrorKind::NotFound)
     }

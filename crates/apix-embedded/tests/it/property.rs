@@ -27,7 +27,7 @@ enum Step {
     Extend { which: usize, lease: u64 },
     Seek { stream: usize, group: usize, to: usize },
     Group { stream: usize, group: usize, settings: GroupSettings },
-    Stream { stream: usize, max_len: Option<u64>, hard: u64, keys: u64 },
+    Stream { stream: usize, max_len: Option<u64>, hard: u64 },
     Trim { stream: usize },
     DeleteGroup { stream: usize, group: usize },
     DeleteStream { stream: usize },
@@ -72,7 +72,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (which.clone(), 100..40_000_u64).prop_map(|(which, lease)| Step::Extend { which, lease }),
         2 => (s.clone(), g.clone(), 0..8_usize).prop_map(|(stream, group, to)| Step::Seek { stream, group, to }),
         2 => (s.clone(), g.clone(), settings()).prop_map(|(stream, group, settings)| Step::Group { stream, group, settings }),
-        2 => (s.clone(), prop::option::of(1..6_u64), hard, 1..4_u64).prop_map(|(stream, max_len, hard, keys)| Step::Stream { stream, max_len, hard, keys }),
+        2 => (s.clone(), prop::option::of(1..6_u64), hard).prop_map(|(stream, max_len, hard)| Step::Stream { stream, max_len, hard }),
         3 => s.clone().prop_map(|stream| Step::Trim { stream }),
         1 => (s.clone(), g.clone()).prop_map(|(stream, group)| Step::DeleteGroup { stream, group }),
         1 => s.clone().prop_map(|stream| Step::DeleteStream { stream }),
@@ -157,14 +157,14 @@ impl Pair {
                 self.broker.configure_group(&key, settings.clone()).await.unwrap();
                 self.model.configure_group(s, g, settings);
             }
-            Step::Stream { stream: s, max_len, hard, keys } => {
+            Step::Stream { stream: s, max_len, hard } => {
                 let mut settings = apix::StreamSettings::default();
                 settings.retention.max_len = max_len;
                 settings.retention.hard_max_bytes = hard;
-                settings.idempotency.max_keys = keys;
+                settings.idempotency.max_keys = 3;
                 let key = stream(&name("s", s));
                 self.broker.configure_stream(&key, settings.clone()).await.unwrap();
-                self.model.streams.entry(s).or_default().settings = settings;
+                self.model.configure_stream(s, settings);
             }
             Step::Trim { stream: s } => {
                 let trimmed = kind(self.broker.trim(&stream(&name("s", s))).await);
@@ -500,8 +500,13 @@ fn run(on_disk: bool, cache: usize, steps: Vec<Step>) {
     });
 }
 
+/// Few by default; `PROPTEST_CASES` asks for more.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").map_or(48, |cases| cases.parse().unwrap())
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_engine_on_disk_does_what_the_model_does(
