@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use super::observed::Operation;
-use super::world::{LONG_LEASE_MS, World, event, next, next_ids};
+use super::world::{LONG_LEASE_MS, World, event, next_ids};
 use super::{Case, test};
 use crate::dead_letter::DeadLetterChoice;
 use crate::error::ErrorKind;
 use crate::event::Receipt;
 use crate::group::{GroupSettings, SeekTo, Settlement};
-use crate::live::{LiveSubscription, LiveUpdate};
+use crate::live::LiveSubscription;
 use crate::retention::StreamSettings;
 use crate::stream::RangeQuery;
 
@@ -167,12 +167,7 @@ async fn meddle(stranger: &World, owner: &Owner, operation: Operation) {
             owner.world.publish(3).await;
             stranger.show(4).await;
             // The stranger's own event is the first that the stranger sees.
-            let first = loop {
-                match next(&mut live).await {
-                    LiveUpdate::Message(first) => break first,
-                    other => assert!(!stranger.strict, "{other:?}"),
-                }
-            };
+            let first = stranger.next_message(&mut live).await;
             assert_eq!(first.organization_id(), stranger.ctx.organization_id());
             assert!(first.origin().is_some());
         }

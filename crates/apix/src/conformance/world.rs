@@ -13,7 +13,7 @@ use crate::event::{Delivery, Event, Limits, NewEvent, Receipt};
 use crate::group::{GroupSettings, GroupStats, ReadOptions, Settled, Settlement};
 use crate::json::Json;
 use crate::live::{LiveSubscription, LiveUpdate};
-use crate::message::NewMessage;
+use crate::message::{Message, NewMessage};
 use crate::messaging::TenantMessagingService;
 use crate::name::{
     ChannelKey, ChannelName, ConsumerName, GroupKey, GroupName, StreamKey, StreamName,
@@ -246,6 +246,16 @@ impl World {
     pub(super) async fn holds(&self, ids: &[MessageId]) {
         self.trim().await;
         assert_eq!(self.ids().await, ids);
+    }
+
+    /// The next message, past notices of links that were broken on purpose.
+    pub(super) async fn next_message(&self, live: &mut LiveSubscription) -> Arc<Message> {
+        loop {
+            match next(live).await {
+                LiveUpdate::Message(message) => return message,
+                notice @ LiveUpdate::Missed { .. } => assert!(!self.strict, "{notice:?}"),
+            }
+        }
     }
 
     pub(super) async fn listen(&self, since: Option<Since>) -> LiveSubscription {
