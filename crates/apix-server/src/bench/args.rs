@@ -48,8 +48,8 @@ pub(crate) struct Bench {
         value_parser = clap::value_parser!(u64).range(11..=1_048_576)
     )]
     pub(crate) payload: u64,
-    /// Measure this broker inside this process, without HTTP
-    #[arg(long, value_name = "URL", conflicts_with_all = ["url", "token"])]
+    /// Measure this broker inside this process, without HTTP; no server is asked then
+    #[arg(long, value_name = "URL")]
     pub(crate) broker: Option<BrokerUrl>,
     /// Durability of that broker
     #[arg(long, value_parser = parse_durability, requires = "broker")]

@@ -1,0 +1,15 @@
+//! The binary as a user meets it: started, used, stopped, killed.
+
+mod commands;
+mod configuration;
+mod dev;
+mod exit_codes;
+mod kill;
+mod kill_redis;
+mod ledger;
+mod lines;
+mod redis;
+mod run;
+mod server;
+mod shutdown;
+mod tls;
