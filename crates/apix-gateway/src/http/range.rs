@@ -1,11 +1,9 @@
 //! `GET /v1/streams/{stream}/events`: past events, as a page or as a stream of lines.
 
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
-use apix::messaging::MAX_PAGE;
-use apix::{MessageId, Order, RangePage, RangeQuery, Replay, StoredEvent, Timestamp};
+use apix::{MessageId, Order, RangeQuery, StoredEvent, StreamName, Timestamp};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::ACCEPT;
@@ -13,7 +11,6 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 use bytestring::ByteString;
-use futures_util::{FutureExt, Stream, StreamExt};
 use serde::Deserialize;
 
 use super::answer;
@@ -22,12 +19,14 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::gateway::Gateway;
 
-/// What a page holds when the caller does not say.
-const DEFAULT_LIMIT: usize = 100;
-/// Events are fetched so many at a time when they are streamed.
-const STREAM_PAGE: usize = 200;
-/// Lines are sent once there are so many bytes of them, or when none is waiting.
-const CHUNK_BYTES: usize = 64 << 10;
+/// What a page holds when the caller does not say, and at most.
+const DEFAULT_LIMIT: u64 = 100;
+const MAX_PAGE: u64 = apix::messaging::MAX_PAGE as u64;
+/// A page takes no further events beyond so many bytes; `next` leads on.
+const PAGE_BYTES: usize = 8 << 20;
+/// Events are fetched so many at a time, and fewer where they are large.
+const MAX_STEP: usize = 64;
+const LARGE_STEP_BYTES: usize = 4 << 20;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -48,45 +47,140 @@ pub(super) async fn get(
 ) -> Result<Response, ApiError> {
     let query = params.query()?;
     let accepted = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    if accepted.contains("application/x-ndjson") {
-        let replay = Replay {
-            max_events: params.limit,
-            query: RangeQuery { limit: STREAM_PAGE.min(query.limit), ..query },
-            events_per_second: None,
-        };
-        let events = gateway.service().replay_events(&caller.ctx, stream.as_str(), replay)?;
-        return lines(gateway, Box::pin(events)).await;
-    }
-    if query.limit > MAX_PAGE {
-        return Err(ApiError::invalid(format!(
-            "limit must be from 1 to {MAX_PAGE}; ask for more with 'Accept: application/x-ndjson'"
-        )));
-    }
-    let page = gateway.service().read_events(&caller.ctx, stream.as_str(), &query);
-    let page = gateway.within(page).await?;
-    Ok(answer::json(StatusCode::OK, page_json(&page, query.order)))
+    let as_lines = accepted.contains("application/x-ndjson");
+    let left = match (params.limit, as_lines) {
+        (Some(0), _) => return Err(ApiError::invalid("limit must be at least 1")),
+        (Some(limit), false) if limit > MAX_PAGE => {
+            return Err(ApiError::invalid(format!(
+                "limit must be from 1 to {MAX_PAGE}; ask for more with 'Accept: \
+                 application/x-ndjson'"
+            )));
+        }
+        (Some(limit), _) => limit,
+        (None, false) => DEFAULT_LIMIT,
+        (None, true) => u64::MAX,
+    };
+    let reader = Reader { gateway, caller, stream, rest: Some(query), left, step: MAX_STEP };
+    if as_lines { lines(reader).await } else { page(reader).await }
 }
 
-fn page_json(page: &RangePage, order: Order) -> Vec<u8> {
-    let mut out = answer::list("events", &page.events, StoredEvent::write_json);
-    let next = page.more_after.map(|last| match order {
-        Order::Ascending => last.next(),
-        Order::Descending => last.previous(),
+/// What remains to be read of a range, in steps that keep memory bounded.
+struct Reader {
+    gateway: Gateway,
+    caller: Caller,
+    stream: StreamName,
+    rest: Option<RangeQuery>,
+    left: u64,
+    step: usize,
+}
+
+impl Reader {
+    /// The next events; and whether all that was asked for was there at once.
+    async fn next(&mut self) -> Result<(Vec<StoredEvent>, bool), ApiError> {
+        let Some(rest) = self.rest.take() else { return Ok((Vec::new(), false)) };
+        let limit = self.step.min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let query = RangeQuery { limit, ..rest };
+        let service = self.gateway.service();
+        let page = service.read_events(&self.caller.ctx, self.stream.as_str(), &query);
+        let page = self.gateway.within(page).await?;
+        self.left = self.left.saturating_sub(page.events.len() as u64);
+        self.rest = page.more_after.map(|last| query.after(last));
+        let bytes: usize = page.events.iter().map(|event| event.payload.len()).sum();
+        if bytes > LARGE_STEP_BYTES {
+            self.step = (self.step / 2).max(1);
+        } else if bytes < LARGE_STEP_BYTES / 4 {
+            self.step = (self.step * 2).min(MAX_STEP);
+        }
+        let full = page.events.len() == limit;
+        Ok((page.events, full))
+    }
+
+    fn is_done(&self) -> bool {
+        self.left == 0 || self.rest.is_none()
+    }
+}
+
+async fn page(mut reader: Reader) -> Result<Response, ApiError> {
+    let mut out = br#"{"events":["#.to_vec();
+    let mut empty = true;
+    loop {
+        let (events, full) = reader.next().await?;
+        for event in &events {
+            if !std::mem::take(&mut empty) {
+                out.push(b',');
+            }
+            event.write_json(&mut out);
+        }
+        if !full || reader.is_done() || out.len() >= PAGE_BYTES {
+            break;
+        }
+    }
+    let next = reader.rest.map(|rest| match rest.order {
+        Order::Ascending => rest.from,
+        Order::Descending => rest.to,
     });
     match next {
-        Some(next) => out.extend_from_slice(format!(",\"next\":\"{next}\"}}").as_bytes()),
-        None => out.extend_from_slice(b",\"next\":null}"),
+        Some(next) => out.extend_from_slice(format!("],\"next\":\"{next}\"}}").as_bytes()),
+        None => out.extend_from_slice(b"],\"next\":null}"),
     }
-    out
+    Ok(answer::json(StatusCode::OK, out))
+}
+
+/// The first events are asked for before the answer begins, so that an error has its status.
+async fn lines(mut reader: Reader) -> Result<Response, ApiError> {
+    let (first, _) = reader.next().await?;
+    let body = futures_util::stream::unfold(Some((Some(first), reader)), |state| async {
+        let (first, reader) = state?;
+        let (chunk, rest) = next_lines(first, reader).await?;
+        Some((Ok::<_, Infallible>(chunk), rest.map(|reader| (None, reader))))
+    });
+    Ok(answer::with_type(StatusCode::OK, "application/x-ndjson", Body::from_stream(body)))
+}
+
+/// The lines of the next events that there are; and what remains to be read.
+async fn next_lines(
+    first: Option<Vec<StoredEvent>>,
+    mut reader: Reader,
+) -> Option<(Bytes, Option<Reader>)> {
+    let mut events = first.unwrap_or_default();
+    let mut out = Vec::new();
+    loop {
+        for event in &events {
+            write_line(event, &mut out);
+        }
+        if reader.is_done() {
+            return (!out.is_empty()).then(|| (out.into(), None));
+        }
+        if !out.is_empty() {
+            return Some((out.into(), Some(reader)));
+        }
+        match reader.next().await {
+            Ok((next, _)) => events = next,
+            Err(fault) => {
+                out.extend_from_slice(br#"{"error":"#);
+                fault.write_json(&mut out, None);
+                out.extend_from_slice(b"}\n");
+                return Some((out.into(), None));
+            }
+        }
+    }
+}
+
+/// A line break between the tokens of a payload would end the line: it becomes a space. Within a
+/// JSON string none can stand as it is.
+fn write_line(event: &StoredEvent, out: &mut Vec<u8>) {
+    let start = out.len();
+    event.write_json(out);
+    for byte in &mut out[start..] {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+    out.push(b'\n');
 }
 
 impl RangeParams {
     fn query(&self) -> Result<RangeQuery, ApiError> {
-        let limit = match self.limit {
-            Some(0) => return Err(ApiError::invalid("limit must be at least 1")),
-            Some(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
-            None => DEFAULT_LIMIT,
-        };
         let order = match self.order.as_deref() {
             None | Some("asc") => Order::Ascending,
             Some("desc") => Order::Descending,
@@ -99,10 +193,9 @@ impl RangeParams {
         Ok(RangeQuery {
             from: from.map_or(MessageId::MIN, Bound::first),
             to: to.map_or(MessageId::MAX, Bound::last),
-            limit,
             order,
             event_type: self.event_type.clone(),
-            channel: None,
+            ..RangeQuery::default()
         })
     }
 }
@@ -156,75 +249,6 @@ fn wrong_bound(name: &str, text: &str) -> ApiError {
     ))
 }
 
-type Events = Pin<Box<dyn Stream<Item = apix::Result<StoredEvent>> + Send>>;
-
-/// Events that are being sent as lines.
-struct Sending {
-    gateway: Gateway,
-    events: Events,
-    first: Option<StoredEvent>,
-}
-
-/// The first event is asked for before the answer begins, so that an error has its status.
-async fn lines(gateway: Gateway, mut events: Events) -> Result<Response, ApiError> {
-    let first = gateway.within(events.next().map(Option::transpose)).await?;
-    let body = match first {
-        None => Body::empty(),
-        Some(first) => {
-            let sending = Sending { gateway, events, first: Some(first) };
-            Body::from_stream(futures_util::stream::unfold(Some(sending), |sending| async {
-                let (chunk, rest) = sending?.next_chunk().await?;
-                Some((Ok::<_, Infallible>(chunk), rest))
-            }))
-        }
-    };
-    Ok(answer::with_type(StatusCode::OK, "application/x-ndjson", body))
-}
-
-impl Sending {
-    /// What is there, up to a good size; and what remains to be sent.
-    async fn next_chunk(mut self) -> Option<(Bytes, Option<Self>)> {
-        let mut out = Vec::with_capacity(CHUNK_BYTES + 1_024);
-        while out.len() < CHUNK_BYTES {
-            let event = match self.first.take() {
-                Some(first) => Ok(Some(first)),
-                None if out.is_empty() => {
-                    self.gateway.within(self.events.next().map(Option::transpose)).await
-                }
-                None => match self.events.next().now_or_never() {
-                    None => break,
-                    Some(event) => event.transpose().map_err(ApiError::from),
-                },
-            };
-            match event {
-                Ok(Some(event)) => write_line(&event, &mut out),
-                Ok(None) if out.is_empty() => return None,
-                Ok(None) => return Some((out.into(), None)),
-                Err(fault) => {
-                    out.extend_from_slice(br#"{"error":"#);
-                    fault.write_json(&mut out, None);
-                    out.extend_from_slice(b"}\n");
-                    return Some((out.into(), None));
-                }
-            }
-        }
-        Some((out.into(), Some(self)))
-    }
-}
-
-/// A line break between the tokens of a payload would end the line: it becomes a space. Within a
-/// JSON string none can stand as it is.
-fn write_line(event: &StoredEvent, out: &mut Vec<u8>) {
-    let start = out.len();
-    event.write_json(out);
-    for byte in &mut out[start..] {
-        if matches!(byte, b'\n' | b'\r') {
-            *byte = b' ';
-        }
-    }
-    out.push(b'\n');
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,7 +280,6 @@ mod tests {
             ("from=x", "it is an id such as"),
             ("to=(x", "it is an id such as"),
             ("from=2025-11-24T16:00:00+01:00", "%2B"),
-            ("limit=0", "at least 1"),
             ("order=up", "asc or desc"),
         ] {
             let error = query(wrong).unwrap_err();

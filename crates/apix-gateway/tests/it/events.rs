@@ -186,11 +186,36 @@ async fn pages_go_on_without_loss_or_repeat() {
 }
 
 #[tokio::test]
+async fn a_page_of_large_events_is_cut_and_goes_on() {
+    let server = Server::start().await;
+    let token = admin(&tenant());
+    let large = json!({ "eventType": "t", "payload": "x".repeat(1_000_000) });
+    for _ in 0..4 {
+        let batch = Value::Array(vec![large.clone(); 8]);
+        assert_eq!(server.post(EVENTS, &token, batch).await.status, 201);
+    }
+    let (mut found, mut at, mut pages) = (0, String::new(), 0);
+    loop {
+        let answer = server.get(&format!("{EVENTS}?limit=1000{at}"), &token).await;
+        pages += 1;
+        let page = answer.json();
+        found += page["events"].as_array().unwrap().len();
+        match page["next"].as_str() {
+            Some(next) => at = format!("&from={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(found, 32);
+    assert!(pages > 1, "32 MB came in one page");
+}
+
+#[tokio::test]
 async fn wrong_parameters_are_refused() {
     let server = Server::start().await;
     let token = admin(&tenant());
     for (query, message) in [
         ("limit=1001", "1 to 1000"),
+        ("limit=0", "at least 1"),
         ("limit=-1", "limit"),
         ("form=5-0", "unknown field `form`"),
         ("order=up", "asc or desc"),

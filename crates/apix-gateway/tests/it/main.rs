@@ -1,5 +1,7 @@
 //! The gateway over real connections, against the embedded broker in memory.
 
+#![allow(clippy::unwrap_used)] // a test that fails should say where
+
 mod auth;
 mod bed;
 mod cloudevents;
