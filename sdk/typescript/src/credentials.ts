@@ -31,10 +31,16 @@ const SPARE_MS = 5_000;
 /** Contexts whose tokens are kept. */
 const MAX_KEPT = 1_000;
 
+interface Kept {
+  asked: Promise<Credential>;
+  /** What was given, once it was. */
+  credential?: Credential;
+}
+
 /** Tokens of a function, kept until they end. */
 export class TokenCredentials implements Credentials {
   readonly renewable = true;
-  private readonly kept = new Map<string, Promise<Credential>>();
+  private readonly kept = new Map<string, Kept>();
 
   constructor(private readonly token: TokenFunction) {}
 
@@ -46,29 +52,17 @@ export class TokenCredentials implements Credentials {
     return contextKey(context);
   }
 
-  async get(context: TenantContext): Promise<Credential> {
+  get(context: TenantContext): Promise<Credential> {
     const key = contextKey(context);
     const kept = this.kept.get(key);
-    if (kept) {
-      const credential = await kept;
-      if (credential.expiresAt === undefined || credential.expiresAt > Date.now() + SPARE_MS) {
-        return credential;
-      }
-      this.forget(key, kept);
-    }
-    // Another caller may have asked in the meantime.
-    return this.kept.get(key) ?? this.ask(key, context);
+    const endsAt = kept?.credential?.expiresAt;
+    if (kept && (endsAt === undefined || endsAt > Date.now() + SPARE_MS)) return kept.asked;
+    return this.ask(key, context);
   }
 
   refused(context: TenantContext, credential: Credential): void {
     const key = contextKey(context);
-    const kept = this.kept.get(key);
-    void kept?.then(
-      (current) => {
-        if (current === credential) this.forget(key, kept);
-      },
-      () => {},
-    );
+    if (this.kept.get(key)?.credential === credential) this.kept.delete(key);
   }
 
   /** The token is of one tenant; naming it makes a context of another one an error. */
@@ -80,21 +74,20 @@ export class TokenCredentials implements Credentials {
     return this.callHeaders(context);
   }
 
+  /** Callers that come while the function is at work share its answer. */
   private ask(key: string, context: TenantContext): Promise<Credential> {
-    const asked = Promise.resolve()
-      .then(() => this.token(context))
-      .then(readToken);
-    this.kept.set(key, asked);
-    asked.catch(() => this.forget(key, asked));
-    if (this.kept.size > MAX_KEPT) {
-      const oldest = this.kept.keys().next().value;
-      if (oldest !== undefined) this.kept.delete(oldest);
-    }
-    return asked;
-  }
-
-  private forget(key: string, value: Promise<Credential>): void {
-    if (this.kept.get(key) === value) this.kept.delete(key);
+    const kept: Kept = {
+      asked: Promise.resolve()
+        .then(() => this.token(context))
+        .then((token) => (kept.credential = readToken(token))),
+    };
+    this.kept.set(key, kept);
+    kept.asked.catch(() => {
+      if (this.kept.get(key) === kept) this.kept.delete(key);
+    });
+    const oldest = this.kept.keys().next().value;
+    if (this.kept.size > MAX_KEPT && oldest !== undefined) this.kept.delete(oldest);
+    return kept.asked;
   }
 }
 
