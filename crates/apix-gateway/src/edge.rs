@@ -134,10 +134,15 @@ fn log(error: &ApiError, id: &RequestId, method: &Method, path: &str, elapsed: D
     let (status, code) = (error.code.status(), error.code.as_str());
     let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
     let (message, cause) = (&*error.message, error.cause.as_deref());
-    if status >= 500 {
-        tracing::warn!(%id, %method, path, status, code, elapsed_ms, message, cause, "call failed");
-    } else {
-        tracing::debug!(%id, %method, path, status, code, elapsed_ms, "call refused");
+    match status {
+        500 => {
+            tracing::error!(%id, %method, path, status, code, elapsed_ms, message, cause, "call failed");
+        }
+        501.. => {
+            tracing::warn!(%id, %method, path, status, code, elapsed_ms, message, cause, "call failed");
+        }
+        401 | 403 => tracing::info!(%id, %method, path, status, code, elapsed_ms, "call refused"),
+        _ => tracing::debug!(%id, %method, path, status, code, elapsed_ms, "call refused"),
     }
 }
 

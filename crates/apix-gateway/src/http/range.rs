@@ -24,7 +24,8 @@ const DEFAULT_LIMIT: u64 = 100;
 const MAX_PAGE: u64 = apix::messaging::MAX_PAGE as u64;
 /// A page takes no further events beyond so many bytes; `next` leads on.
 const PAGE_BYTES: usize = 8 << 20;
-/// Events are fetched so many at a time, and fewer where they are large.
+/// Events are fetched so many at a time: more where they are small, fewer where they are large.
+const FIRST_STEP: usize = 16;
 const MAX_STEP: usize = 64;
 const LARGE_STEP_BYTES: usize = 4 << 20;
 
@@ -60,7 +61,7 @@ pub(super) async fn get(
         (None, false) => DEFAULT_LIMIT,
         (None, true) => u64::MAX,
     };
-    let reader = Reader { gateway, caller, stream, rest: Some(query), left, step: MAX_STEP };
+    let reader = Reader { gateway, caller, stream, rest: Some(query), left, step: FIRST_STEP };
     if as_lines { lines(reader).await } else { page(reader).await }
 }
 

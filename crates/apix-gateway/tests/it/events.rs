@@ -179,6 +179,12 @@ async fn pages_go_on_without_loss_or_repeat() {
     let path = format!("{EVENTS}?from=({}&to={}", all[3], all[5]);
     let page = server.get(&path, &token).await.json();
     assert_eq!(page["events"].as_array().unwrap().len(), 2);
+    for turned in [("asc", 5, 3), ("desc", 5, 3), ("asc", 0, 0)] {
+        let (order, from, to) = turned;
+        let path = format!("{EVENTS}?order={order}&from={}&to={}", all[from], all[to]);
+        let page = server.get(&path, &token).await.json();
+        assert_eq!(page["events"].as_array().unwrap().len(), usize::from(from == to));
+    }
     let far = server.get(&format!("{EVENTS}?from=2100-01-01T00:00:00Z"), &token).await.json();
     assert_eq!(far, json!({ "events": [], "next": null }));
     let past = server.get(&format!("{EVENTS}?to=2100-01-01T00:00:00Z"), &token).await.json();
@@ -189,9 +195,9 @@ async fn pages_go_on_without_loss_or_repeat() {
 async fn a_page_of_large_events_is_cut_and_goes_on() {
     let server = Server::start().await;
     let token = admin(&tenant());
-    let large = json!({ "eventType": "t", "payload": "x".repeat(1_000_000) });
-    for _ in 0..4 {
-        let batch = Value::Array(vec![large.clone(); 8]);
+    let large = json!({ "eventType": "t", "payload": "x".repeat(600_000) });
+    for _ in 0..2 {
+        let batch = Value::Array(vec![large.clone(); 12]);
         assert_eq!(server.post(EVENTS, &token, batch).await.status, 201);
     }
     let (mut found, mut at, mut pages) = (0, String::new(), 0);
@@ -205,8 +211,8 @@ async fn a_page_of_large_events_is_cut_and_goes_on() {
             None => break,
         }
     }
-    assert_eq!(found, 32);
-    assert!(pages > 1, "32 MB came in one page");
+    assert_eq!(found, 24);
+    assert!(pages > 1, "14 MB came in one page");
 }
 
 #[tokio::test]

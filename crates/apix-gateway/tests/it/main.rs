@@ -12,6 +12,7 @@ mod failing;
 mod groups;
 mod isolation;
 mod live;
+mod logs;
 mod names;
 mod ndjson;
 mod openapi;

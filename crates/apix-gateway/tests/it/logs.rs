@@ -1,0 +1,105 @@
+//! What is written to the log, and what never is.
+
+use std::fmt::{Debug, Write};
+use std::sync::{Arc, Mutex};
+
+use apix::ErrorKind;
+use serde_json::json;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+use crate::bed::{Server, admin, config, tenant};
+use crate::failing::Failing;
+
+/// Keeps every event of this thread, of all levels and crates, as a line.
+#[derive(Clone, Default)]
+struct Recorder(Arc<Mutex<Vec<String>>>);
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        write!(self.0, " {field}={value:?}").unwrap();
+    }
+}
+
+impl Subscriber for Recorder {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line(event.metadata().level().to_string());
+        event.record(&mut line);
+        self.0.lock().unwrap().push(line.0);
+    }
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+impl Recorder {
+    fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+#[tokio::test]
+async fn tokens_and_payloads_are_never_logged() {
+    let recorder = Recorder::default();
+    let _recording = tracing::subscriber::set_default(recorder.clone());
+    let server = Server::start().await;
+    let right = admin(&tenant());
+    for token in [right.as_str(), "no-such-key-topsecret", "a.topsecret.c"] {
+        server.get("/v1/streams", token).await;
+        server.get(&format!("/v1/channels/news/sse?token={token}&x=1"), "wrong-topsecret").await;
+        let url = format!("ws://{}/v1/ws", server.addr);
+        drop(connect_async(format!("{url}?token={token}")).await);
+        let mut offering = url.as_str().into_client_request().unwrap();
+        let offered = format!("apix.v1, bearer.{token}").parse().unwrap();
+        offering.headers_mut().insert("sec-websocket-protocol", offered);
+        drop(connect_async(offering).await);
+        let event = json!({ "eventType": "", "payload": "payload-topsecret" });
+        server.post("/v1/streams/s/events", token, event).await;
+    }
+    let lines = recorder.lines();
+    let ours = lines.iter().filter(|line| line.contains("call refused")).count();
+    assert!(ours >= 9, "{lines:#?}");
+    for line in &lines {
+        // The client of the tests logs in this thread too: what it says of its own requests is
+        // no log of the server.
+        if line.contains("call ") || !line.contains("token=") {
+            assert!(!line.contains("topsecret") && !line.contains(&right), "{line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failed_call_is_one_line_with_its_cause() {
+    let recorder = Recorder::default();
+    let _recording = tracing::subscriber::set_default(recorder.clone());
+    let server = Server::with(Arc::new(Failing::With(ErrorKind::Unavailable)), config()).await;
+    let event = json!({ "eventType": "t", "payload": 1 });
+    let answer = server.post("/v1/streams/orders/events", &admin(&tenant()), event).await;
+    let id = answer.header("x-request-id");
+    let lines = recorder.lines();
+    let of_call: Vec<_> = lines.iter().filter(|line| line.contains(id)).collect();
+    assert_eq!(of_call.len(), 1, "{lines:#?}");
+    for part in [
+        "WARN",
+        "method=POST",
+        "path=\"/v1/streams/{stream}/events\"",
+        "status=503",
+        "code=\"unavailable\"",
+        "elapsed_ms=",
+        "a secret of the inside",
+    ] {
+        assert!(of_call[0].contains(part), "{part}: {}", of_call[0]);
+    }
+}
