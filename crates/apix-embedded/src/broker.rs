@@ -14,9 +14,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::clock::{Timekeeper, whole_ms};
+use crate::clock::{Now, Timekeeper, whole_ms};
 use crate::codec::rows::DeadRecord;
-use crate::commit::{Command, Operation, Writer, dropped};
+use crate::commit::{Command, Operation, Run, Writer, dropped};
 use crate::engine::{Engine, EngineOptions, FoundDead, GroupRead, Looked, Prepared, Turn};
 use crate::fanout::Fanout;
 use crate::fetch::{Fetched, fetch};
@@ -99,22 +99,41 @@ impl EmbeddedBroker {
         })
     }
 
-    /// Lets the writer do `run` and answers when that is as safe as the durability says.
+    /// Lets the writer look something up.
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Engine, Now) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let run = move |engine: &mut Engine, turn: &mut Turn| look(engine, turn.now);
+        self.call(0, false, run).await
+    }
+
+    /// Lets the writer change something; the answer comes when that is as safe as the durability
+    /// says. `bytes` of events are in it.
+    async fn change<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        change: impl FnOnce(&mut Engine, &mut Turn) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.call(bytes, true, change).await
+    }
+
     async fn call<T: Send + 'static>(
         &self,
         bytes: usize,
+        writes: bool,
         run: impl FnOnce(&mut Engine, &mut Turn) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (sender, answer) = oneshot::channel();
-        let operation = move |engine: &mut Engine, turn: &mut Turn| {
-            let value = run(engine, turn);
+        let operation = move |engine: Result<&mut Engine, &Error>, turn: &mut Turn| {
+            let value = engine.map_err(Error::duplicate).and_then(|engine| run(engine, turn));
             turn.answer(sender, value);
         };
-        self.send(bytes, Box::new(operation)).await?;
+        self.send(bytes, writes, Box::new(operation)).await?;
         answer.await.map_err(|_| dropped())?
     }
 
-    async fn send(&self, bytes: usize, operation: Operation) -> Result<()> {
+    async fn send(&self, bytes: usize, writes: bool, operation: Operation) -> Result<()> {
         let permit = if bytes == 0 {
             None
         } else {
@@ -122,7 +141,7 @@ impl EmbeddedBroker {
             let permit = Arc::clone(&self.waiting).acquire_many_owned(part).await;
             Some(permit.map_err(|_| dropped())?)
         };
-        let command = Command::Run { operation, bytes, permit };
+        let command = Command::Run(Run { operation, writes, bytes, permit });
         self.commands.send(command).map_err(|_| Error::unavailable("the broker is closed"))
     }
 
@@ -135,7 +154,7 @@ impl EmbeddedBroker {
                 Fetched::Damaged(fault) => Err(fault),
                 Fetched::Missing(one) => {
                     let (key, id) = (key.clone(), one.id);
-                    let lost = self.call(0, move |engine, _| Ok(engine.should_have(&key, id)));
+                    let lost = self.look(move |engine, _| Ok(engine.should_have(&key, id)));
                     Err(lost.await?.unwrap_or_else(|| Error::not_found("the event was removed")))
                 }
             });
@@ -225,7 +244,7 @@ impl Broker for EmbeddedBroker {
     }
 
     async fn check(&self) -> Result<()> {
-        self.call(0, |_, _| Ok(())).await
+        self.look(|_, _| Ok(())).await
     }
 
     async fn close(&self) {
@@ -251,7 +270,7 @@ impl Broker for EmbeddedBroker {
         let prepared: Vec<_> = events.iter().map(Prepared::new).collect();
         drop(events);
         let stream = stream.clone();
-        self.call(bytes, move |engine, turn| engine.append(turn, &stream, prepared)).await
+        self.change(bytes, move |engine, turn| engine.append(turn, &stream, prepared)).await
     }
 
     async fn append_after(
@@ -265,7 +284,7 @@ impl Broker for EmbeddedBroker {
         let run = move |engine: &mut Engine, turn: &mut Turn| {
             engine.append_after(turn, &stream, expected, prepared)
         };
-        self.call(bytes, run).await
+        self.change(bytes, run).await
     }
 
     async fn publish_hybrid(
@@ -279,15 +298,11 @@ impl Broker for EmbeddedBroker {
         let (stream, channel) = (stream.clone(), channel.clone());
         let fanout = Arc::clone(&self.fanout);
         let (sender, answer) = oneshot::channel();
-        let operation = move |engine: &mut Engine, turn: &mut Turn| {
-            let appended = engine.append_hybrid(turn, &stream, &channel, prepared);
-            let shown = appended.and_then(|(appended, prev_message_id)| {
-                let message_id = appended.message_id;
-                let epoch = engine.epoch(&stream)?;
-                let stream = stream.stream().clone();
-                Ok((appended.repeated, Origin { stream, message_id, prev_message_id, epoch }))
-            });
-            match shown {
+        let operation = move |engine: Result<&mut Engine, &Error>, turn: &mut Turn| {
+            let added = engine
+                .map_err(Error::duplicate)
+                .and_then(|engine| engine.append_hybrid(turn, &stream, &channel, prepared));
+            match added {
                 Ok((false, origin)) => {
                     turn.answers.push(Box::new(Shown { sender, fanout, channel, event, origin }))
                 }
@@ -298,7 +313,7 @@ impl Broker for EmbeddedBroker {
                 Err(error) => turn.answer(sender, Err(error)),
             }
         };
-        self.send(bytes, Box::new(operation)).await?;
+        self.send(bytes, true, Box::new(operation)).await?;
         answer.await.map_err(|_| dropped())?
     }
 
@@ -311,7 +326,7 @@ impl Broker for EmbeddedBroker {
         let mut looked_at = 0;
         loop {
             let (key, part) = (stream.clone(), rest.clone());
-            let look = self.call(0, move |engine, _| engine.read_range(&key, &part, step));
+            let look = self.look(move |engine, _| engine.read_range(&key, &part, step));
             let Looked { found, more_after } = look.await?;
             looked_at += found.events.len();
             let mut events = self.fetch(stream, found).await?.into_iter();
@@ -353,10 +368,11 @@ impl Broker for EmbeddedBroker {
         };
         let (sender, answer) = oneshot::channel();
         let key = group.clone();
-        let operation = move |engine: &mut Engine, turn: &mut Turn| {
-            engine.read_group(turn, &key, read, sender);
+        let operation = move |engine: Result<&mut Engine, &Error>, turn: &mut Turn| match engine {
+            Ok(engine) => engine.read_group(turn, &key, read, sender),
+            Err(fault) => turn.answer(sender, Err(fault.duplicate())),
         };
-        self.send(0, Box::new(operation)).await?;
+        self.send(0, true, Box::new(operation)).await?;
         match answer.await.map_err(|_| dropped())?? {
             None => Ok(Vec::new()),
             Some(handed) => self.deliveries(group, consumer, handed).await,
@@ -365,7 +381,7 @@ impl Broker for EmbeddedBroker {
 
     async fn acknowledge(&self, group: &GroupKey, receipts: &[Receipt]) -> Result<Acknowledged> {
         let (group, receipts) = (group.clone(), receipts.to_vec());
-        self.call(0, move |engine, turn| Ok(engine.acknowledge(turn, &group, &receipts))).await
+        self.change(0, move |engine, turn| Ok(engine.acknowledge(turn, &group, &receipts))).await
     }
 
     async fn settle(
@@ -374,27 +390,27 @@ impl Broker for EmbeddedBroker {
         settlements: Vec<(Receipt, Settlement)>,
     ) -> Result<Vec<Result<Settled>>> {
         let group = group.clone();
-        self.call(0, move |engine, turn| Ok(engine.settle(turn, &group, settlements))).await
+        self.change(0, move |engine, turn| Ok(engine.settle(turn, &group, settlements))).await
     }
 
     async fn seek_group(&self, group: &GroupKey, to: SeekTo) -> Result<()> {
         let group = group.clone();
-        self.call(0, move |engine, turn| engine.seek_group(turn, &group, to)).await
+        self.change(0, move |engine, turn| engine.seek_group(turn, &group, to)).await
     }
 
     async fn configure_group(&self, group: &GroupKey, settings: GroupSettings) -> Result<()> {
         let group = group.clone();
-        self.call(0, move |engine, turn| engine.configure_group(turn, &group, settings)).await
+        self.change(0, move |engine, turn| engine.configure_group(turn, &group, settings)).await
     }
 
     async fn delete_group(&self, group: &GroupKey) -> Result<()> {
         let group = group.clone();
-        self.call(0, move |engine, turn| engine.delete_group(turn, &group)).await
+        self.change(0, move |engine, turn| engine.delete_group(turn, &group)).await
     }
 
     async fn group_stats(&self, group: &GroupKey) -> Result<GroupStats> {
         let group = group.clone();
-        self.call(0, move |engine, turn| engine.group_stats(&group, turn.now)).await
+        self.look(move |engine, now| engine.group_stats(&group, now)).await
     }
 
     async fn dead_letters(
@@ -404,7 +420,7 @@ impl Broker for EmbeddedBroker {
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
         let key = group.clone();
-        let find = self.call(0, move |engine, _| engine.dead_letters(&key, after, limit));
+        let find = self.look(move |engine, _| engine.dead_letters(&key, after, limit));
         let FoundDead { group: no, letters } = find.await?;
         let wanted: Vec<_> = letters
             .iter()
@@ -427,7 +443,7 @@ impl Broker for EmbeddedBroker {
 
     async fn retry_dead_letters(&self, group: &GroupKey, which: &DeadLetterChoice) -> Result<u64> {
         let (group, which) = (group.clone(), which.clone());
-        self.call(0, move |engine, turn| engine.retry_dead_letters(turn, &group, &which)).await
+        self.change(0, move |engine, turn| engine.retry_dead_letters(turn, &group, &which)).await
     }
 
     async fn discard_dead_letters(
@@ -436,32 +452,32 @@ impl Broker for EmbeddedBroker {
         which: &DeadLetterChoice,
     ) -> Result<u64> {
         let (group, which) = (group.clone(), which.clone());
-        self.call(0, move |engine, turn| engine.discard_dead_letters(turn, &group, &which)).await
+        self.change(0, move |engine, turn| engine.discard_dead_letters(turn, &group, &which)).await
     }
 
     async fn configure_stream(&self, stream: &StreamKey, settings: StreamSettings) -> Result<()> {
         let stream = stream.clone();
-        self.call(0, move |engine, turn| engine.configure_stream(turn, &stream, settings)).await
+        self.change(0, move |engine, turn| engine.configure_stream(turn, &stream, settings)).await
     }
 
     async fn delete_stream(&self, stream: &StreamKey) -> Result<()> {
         let stream = stream.clone();
-        self.call(0, move |engine, turn| engine.delete_stream(turn, &stream)).await
+        self.change(0, move |engine, turn| engine.delete_stream(turn, &stream)).await
     }
 
     async fn list_streams(&self, tenant: &TenantId) -> Result<Vec<StreamName>> {
         let tenant = tenant.clone();
-        self.call(0, move |engine, _| Ok(engine.list_streams(&tenant))).await
+        self.look(move |engine, _| Ok(engine.list_streams(&tenant))).await
     }
 
     async fn stream_stats(&self, stream: &StreamKey) -> Result<StreamStats> {
         let stream = stream.clone();
-        self.call(0, move |engine, turn| engine.stream_stats(&stream, turn.now)).await
+        self.look(move |engine, now| engine.stream_stats(&stream, now)).await
     }
 
     async fn trim(&self, stream: &StreamKey) -> Result<u64> {
         let stream = stream.clone();
-        self.call(0, move |engine, turn| engine.trim(turn, &stream)).await
+        self.change(0, move |engine, turn| engine.trim(turn, &stream)).await
     }
 
     async fn publish(&self, channel: &ChannelKey, message: Message) -> Result<u64> {
@@ -477,6 +493,6 @@ impl Broker for EmbeddedBroker {
 
     async fn channel_feeds(&self, channel: &ChannelKey) -> Result<Vec<Feed>> {
         let channel = channel.clone();
-        self.call(0, move |engine, _| Ok(engine.channel_feeds(&channel))).await
+        self.look(move |engine, _| Ok(engine.channel_feeds(&channel))).await
     }
 }

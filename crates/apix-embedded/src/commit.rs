@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use apix::{Durability, Error, Result};
+use apix::{Durability, Error, ErrorKind, Result};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::clock::Timekeeper;
@@ -18,25 +18,31 @@ const MAX_COMMANDS: usize = 1_024;
 /// The most event bytes in one commit, the last command aside.
 const MAX_BYTES: usize = 4 << 20;
 
-/// What the writer does for a caller.
-pub(crate) type Operation = Box<dyn FnOnce(&mut Engine, &mut Turn) + Send>;
+/// What the writer does for a caller: with the engine, or with the reason why it cannot be done.
+pub(crate) type Operation =
+    Box<dyn FnOnce(std::result::Result<&mut Engine, &Error>, &mut Turn) + Send>;
 
-/// An operation with its part of the bytes that may wait.
-type Waiting = (Operation, Option<OwnedSemaphorePermit>);
+/// After the disk was full, callers are refused for so long before it is tried again.
+const FULL_PAUSE_MS: u64 = 500;
 
 /// What a caller asks of the writer.
 pub(crate) enum Command {
     /// One operation of the broker.
-    Run {
-        /// What to do.
-        operation: Operation,
-        /// Event bytes in it.
-        bytes: usize,
-        /// Its part of the bytes that may wait.
-        permit: Option<OwnedSemaphorePermit>,
-    },
+    Run(Run),
     /// The last one.
     Close(oneshot::Sender<()>),
+}
+
+/// One operation of the broker.
+pub(crate) struct Run {
+    /// What to do.
+    pub(crate) operation: Operation,
+    /// Whether it may have to be written.
+    pub(crate) writes: bool,
+    /// Event bytes in it.
+    pub(crate) bytes: usize,
+    /// Its part of the bytes that may wait, held until it is written.
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
 }
 
 /// The writer thread.
@@ -52,6 +58,8 @@ pub(crate) struct Writer {
     pub(crate) must_flush: bool,
     /// When what is committed has to be flushed, in elapsed milliseconds.
     pub(crate) flush_at: Option<u64>,
+    /// The disk is full: until when nothing is written, in elapsed milliseconds, and why.
+    pub(crate) full: Option<(u64, Error)>,
 }
 
 impl Writer {
@@ -72,6 +80,7 @@ impl Writer {
             engine: None,
             must_flush: false,
             flush_at: None,
+            full: None,
         };
         writer.open().map_err(|fault| fault.error)?;
         Ok(writer)
@@ -119,20 +128,21 @@ impl Writer {
     fn pause(&self) -> Duration {
         let Some(engine) = &self.engine else { return Duration::from_secs(1) };
         let wake = engine.next_wake().min(self.flush_at.unwrap_or(u64::MAX));
+        let wake = self.full.as_ref().map_or(wake, |(until, _)| wake.max(*until));
         self.time.sleep_until(wake).min(Duration::from_secs(3_600))
     }
 
     /// Everything that waits, up to a bound, and whether the end was among it.
-    fn drain(&self, first: Option<Command>) -> (Vec<Waiting>, Option<oneshot::Sender<()>>) {
+    fn drain(&self, first: Option<Command>) -> (Vec<Run>, Option<oneshot::Sender<()>>) {
         let mut waiting = Vec::new();
         let mut waiting_bytes = 0;
         let mut next = first;
         while let Some(command) = next {
             match command {
                 Command::Close(closed) => return (waiting, Some(closed)),
-                Command::Run { operation, bytes, permit } => {
-                    waiting.push((operation, permit));
-                    waiting_bytes += bytes;
+                Command::Run(run) => {
+                    waiting_bytes += run.bytes;
+                    waiting.push(run);
                 }
             }
             if waiting.len() >= MAX_COMMANDS || waiting_bytes >= MAX_BYTES {
@@ -144,21 +154,41 @@ impl Writer {
     }
 
     /// Applies what waits, writes it, and answers.
-    fn turn(&mut self, waiting: Vec<Waiting>) {
-        if self.engine.is_none() && !self.reopen() {
-            // Dropping an operation tells its caller that the broker is unavailable.
-            return;
-        }
-        let Some(engine) = &mut self.engine else { return };
+    fn turn(&mut self, waiting: Vec<Run>) {
+        let opened = if self.engine.is_none() { self.reopen() } else { Ok(()) };
         let mut turn = Turn::new(self.time.now());
-        engine.tick(&mut turn);
         let mut permits = Vec::with_capacity(waiting.len());
-        for (operation, permit) in waiting {
-            operation(engine, &mut turn);
+        if self.full.as_ref().is_some_and(|(until, _)| *until <= turn.now.elapsed_ms) {
+            self.full = None;
+        }
+        if let (Some(engine), None) = (&mut self.engine, &self.full) {
+            engine.tick(&mut turn);
+        }
+        for Run { operation, writes, permit, .. } in waiting {
+            let refused = match (&opened, &self.full) {
+                (Err(fault), _) => Some(fault),
+                (Ok(()), Some((_, full))) if writes => Some(full),
+                _ => None,
+            };
+            match (refused, &mut self.engine) {
+                (None, Some(engine)) => operation(Ok(engine), &mut turn),
+                (Some(fault), _) => operation(Err(fault), &mut turn),
+                (None, None) => operation(Err(&dropped()), &mut turn),
+            }
             permits.extend(permit);
         }
-        engine.finish(&mut turn);
-        let written = engine.commit(&turn).and_then(|()| self.flush_when_due(&turn));
+        self.write(turn);
+    }
+
+    /// Writes a turn and answers its callers.
+    fn write(&mut self, mut turn: Turn) {
+        let written = match &mut self.engine {
+            None => Ok(()),
+            Some(engine) => {
+                engine.finish(&mut turn);
+                engine.commit(&turn).and_then(|()| self.flush_when_due(&turn))
+            }
+        };
         match written {
             Ok(()) => {
                 turn.answers.into_iter().for_each(|answer| answer.release());
@@ -166,7 +196,7 @@ impl Writer {
                     engine.shrink_tail();
                 }
             }
-            Err(fault) => self.give_up(turn, fault),
+            Err(fault) => self.give_up(turn, &fault),
         }
     }
 
@@ -187,31 +217,37 @@ impl Writer {
 
     /// A failed commit: nobody is told of a success. The memory is ahead of the store now, so it is
     /// dropped and built again from what the store has.
-    fn give_up(&mut self, turn: Turn, fault: StoreFault) {
+    fn give_up(&mut self, turn: Turn, fault: &StoreFault) {
         tracing::error!(
-            error = ?fault.error, callers = turn.answers.len(),
-            "a commit failed; the store is opened again"
+            error = ?fault.error, callers = turn.answers.len(), "a commit failed"
         );
         self.must_flush |= fault.flush_lost;
-        self.engine = None;
         for answer in turn.answers {
             answer.fail(&fault.error);
         }
-        self.reopen();
-    }
-
-    fn reopen(&mut self) -> bool {
-        match self.open() {
-            Ok(()) => {
-                tracing::info!("the store is open again");
-                true
-            }
-            Err(fault) => {
-                tracing::error!(error = ?fault.error, "the store cannot be opened");
-                self.must_flush |= fault.flush_lost;
-                false
+        let now = self.time.now();
+        if fault.error.kind() == ErrorKind::StorageFull {
+            self.full = Some((now.elapsed_ms + FULL_PAUSE_MS, fault.error.duplicate()));
+        }
+        // A full disk may not let the store be opened again, and the open one is in order.
+        let store = self.engine.take().and_then(Engine::into_store);
+        let kept = store.filter(|_| !fault.flush_lost);
+        let rebuilt = kept.map(|store| Engine::from_store(store, self.options, now));
+        match rebuilt {
+            Some(Ok(engine)) => self.engine = Some(engine),
+            Some(Err(_)) | None => {
+                // Its callers were told; the next ones will be, if it cannot be opened.
+                let _ = self.reopen();
             }
         }
+    }
+
+    fn reopen(&mut self) -> Result<()> {
+        self.open().map_err(|fault| {
+            tracing::error!(error = ?fault.error, "the store cannot be opened");
+            self.must_flush |= fault.flush_lost;
+            fault.error
+        })
     }
 }
 

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use apix::{
-    Appended, ChannelKey, Error, ErrorKind, Idempotency, MessageId, NewEvent, Result, StreamKey,
+    Appended, ChannelKey, Error, ErrorKind, Idempotency, MessageId, NewEvent, Origin, Result,
+    StreamKey,
 };
 use bytestring::ByteString;
 
@@ -92,26 +93,35 @@ impl Engine {
         Ok(id)
     }
 
-    /// Appends a hybrid event. Returns it with the one before it on its channel.
+    /// Appends a hybrid event. Returns whether it is a repeat, and where it stands.
     pub(crate) fn append_hybrid(
         &mut self,
         turn: &mut Turn,
         key: &StreamKey,
         channel: &ChannelKey,
         event: Prepared,
-    ) -> Result<(Appended, Option<MessageId>)> {
+    ) -> Result<(bool, Origin)> {
         let known = self.stream(key).ok();
         let fates = fates(known, std::slice::from_ref(&event), turn.now.unix_ms)?;
-        if let [Fate::Known(message_id)] = fates[..] {
-            return Ok((Appended { message_id, repeated: true }, None));
-        }
-        let stream = self.ensure_stream(turn, key)?;
-        let feed = self.ensure_feed(turn, key, channel);
-        let previous = self.feeds.tip(feed);
-        let message_id = self.add_event(turn, stream, event, feed, previous)?;
-        self.feeds.advance(feed, message_id);
-        self.wake_readers(turn, stream);
-        Ok((Appended { message_id, repeated: false }, previous))
+        let known = match fates[..] {
+            [Fate::Known(id)] => Some(id),
+            _ => None,
+        };
+        let no = self.ensure_stream(turn, key)?;
+        let (message_id, prev_message_id) = match known {
+            Some(id) => (id, None),
+            None => {
+                let feed = self.ensure_feed(turn, key, channel);
+                let previous = self.feeds.tip(feed);
+                let id = self.add_event(turn, no, event, feed, previous)?;
+                self.feeds.advance(feed, id);
+                self.wake_readers(turn, no);
+                (id, previous)
+            }
+        };
+        let epoch = self.stream(key)?.epoch.clone();
+        let stream = key.stream().clone();
+        Ok((known.is_some(), Origin { stream, message_id, prev_message_id, epoch }))
     }
 
     fn add_event(

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use apix::{ChannelName, Durability, GroupName, StreamName, TenantId};
+use apix::{ChannelName, Durability, ErrorKind, GroupName, StreamName, TenantId};
 use bytes::Bytes;
 
 use super::state::{Engine, EngineOptions};
@@ -32,7 +32,11 @@ impl Engine {
         now: Now,
         must_flush: bool,
     ) -> Result<Self> {
-        let mut store = Store::open(folder, durability, must_flush)?;
+        Self::from_store(Store::open(folder, durability, must_flush)?, options, now)
+    }
+
+    /// The engine as the store has it.
+    pub(crate) fn from_store(mut store: Store, options: EngineOptions, now: Now) -> Result<Self> {
         let mut engine = Self::empty(None, options, now);
         let mut turn = Turn::new(now);
         engine.load_streams(&store)?;
@@ -46,8 +50,17 @@ impl Engine {
         let groups: Vec<_> = engine.groups.keys().copied().collect();
         groups.into_iter().for_each(|group| engine.set_timer(group));
         engine.finish(&mut turn);
-        engine.commit(&turn)?;
+        match engine.commit(&turn) {
+            // It only tidies up; the next opening does it.
+            Err(fault) if fault.error.kind() == ErrorKind::StorageFull => {}
+            tidied => tidied?,
+        }
         Ok(engine)
+    }
+
+    /// The store, from an engine whose memory is of no use any more.
+    pub(crate) fn into_store(self) -> Option<Store> {
+        self.store
     }
 
     fn load_streams(&mut self, store: &Store) -> Result<()> {

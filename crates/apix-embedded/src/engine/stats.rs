@@ -11,11 +11,6 @@ use crate::group::GroupState;
 use crate::stream_state::StreamState;
 
 impl Engine {
-    /// The stream's epoch.
-    pub(crate) fn epoch(&self, key: &StreamKey) -> Result<apix::Epoch> {
-        self.stream(key).map(|stream| stream.epoch.clone())
-    }
-
     /// The tenant's streams.
     pub(crate) fn list_streams(&self, tenant: &TenantId) -> Vec<StreamName> {
         self.names.get(tenant).map_or_else(Vec::new, |names| names.keys().cloned().collect())

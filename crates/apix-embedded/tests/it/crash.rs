@@ -1,10 +1,13 @@
-//! `kill -9` under load, again and again on the same folder.
+//! `kill -9` under load, again and again on the same folder; and what a kill cannot show: power cuts,
+//! a flush that fails, a full disk.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use apix::Broker;
+use tempfile::TempDir;
 
+use crate::cut::{Unflushed, Watched, shim};
 use crate::ledger::{After, Ledger};
 use crate::load::{kill, start};
 use crate::scene::open;
@@ -41,4 +44,120 @@ async fn nothing_returned_is_lost_by_twenty_kills() {
         broker.close().await;
     }
     assert!(ledger.lines > 10_000, "only {} lines", ledger.lines);
+}
+
+/// The files and switches of the shim.
+struct Shim {
+    aside: TempDir,
+    library: PathBuf,
+}
+
+impl Shim {
+    fn new() -> Self {
+        let aside = tempfile::tempdir().unwrap();
+        let library = shim(aside.path());
+        Self { aside, library }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.aside.path().join(name)
+    }
+
+    /// Starts the program on `folder`; what it prints and writes is recorded under `round`.
+    fn start(&self, folder: &Path, round: u64) -> std::process::Child {
+        let printed = self.path(&format!("printed-{round}"));
+        let (log, fail, full) =
+            (self.path(&format!("log-{round}")), self.path("fail"), self.path("full"));
+        let set = [
+            ("LD_PRELOAD", &*self.library),
+            ("CUT_FOLDER", folder),
+            ("CUT_LOG", &*log),
+            ("CUT_FAIL", &*fail),
+            ("CUT_FULL", &*full),
+        ];
+        start(folder, &printed, (round + 1) * 1_000_000, &set)
+    }
+}
+
+#[tokio::test]
+async fn nothing_returned_is_lost_by_power_cuts() {
+    let shim = Shim::new();
+    let mut folder = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::default();
+    for round in 0..16 {
+        let watched = Watched::before(folder.path());
+        let child = shim.start(folder.path(), round);
+        let printed = shim.path(&format!("printed-{round}"));
+        wait_for(&printed, "A ", usize::try_from(1 + (round % 4) * 400).unwrap());
+        kill(child);
+        ledger.read(&std::fs::read_to_string(&printed).unwrap());
+        let left = tempfile::tempdir().unwrap();
+        let unflushed =
+            if round % 2 == 0 { Unflushed::Lost } else { Unflushed::ByChance(round * 7_919) };
+        watched.cut(&shim.path(&format!("log-{round}")), unflushed, left.path());
+        folder = left;
+        let broker = open(folder.path()).await;
+        ledger.check(&broker, After::PowerCut).await;
+        broker.close().await;
+    }
+    assert!(ledger.lines > 5_000, "only {} lines", ledger.lines);
+}
+
+#[tokio::test]
+async fn a_flush_that_fails_is_no_success_and_nothing_returned_is_lost() {
+    let shim = Shim::new();
+    let mut folder = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::default();
+    for round in 0..4 {
+        let watched = Watched::before(folder.path());
+        let child = shim.start(folder.path(), round);
+        let printed = shim.path(&format!("printed-{round}"));
+        for failure in 1..=3 {
+            wait_for(&printed, "A ", failure * 300);
+            std::fs::write(shim.path("fail"), "").unwrap();
+            gone(&shim.path("fail"));
+        }
+        // It goes on after the last failure.
+        let so_far = std::fs::read_to_string(&printed).unwrap().matches("\nA ").count();
+        wait_for(&printed, "A ", so_far + 200);
+        kill(child);
+        ledger.read(&std::fs::read_to_string(&printed).unwrap());
+        let left = tempfile::tempdir().unwrap();
+        watched.cut(&shim.path(&format!("log-{round}")), Unflushed::Lost, left.path());
+        folder = left;
+        let broker = open(folder.path()).await;
+        ledger.check(&broker, After::PowerCut).await;
+        broker.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_and_loses_nothing() {
+    let shim = Shim::new();
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::default();
+    for round in 0..2 {
+        let child = shim.start(folder.path(), round);
+        let printed = shim.path(&format!("printed-{round}"));
+        wait_for(&printed, "A ", 500);
+        std::fs::write(shim.path("full"), "").unwrap();
+        wait_for(&printed, "F ", 50);
+        std::fs::remove_file(shim.path("full")).unwrap();
+        let so_far = std::fs::read_to_string(&printed).unwrap().matches("\nA ").count();
+        wait_for(&printed, "A ", so_far + 500);
+        kill(child);
+        ledger.read(&std::fs::read_to_string(&printed).unwrap());
+        assert!(ledger.refused.len() >= 50);
+        let broker = open(folder.path()).await;
+        ledger.check(&broker, After::Kill).await;
+        broker.close().await;
+    }
+}
+
+fn gone(path: &Path) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while path.exists() {
+        assert!(Instant::now() < until, "{} is still there", path.display());
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }

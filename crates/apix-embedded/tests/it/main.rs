@@ -5,6 +5,7 @@
 mod basics;
 mod conformance;
 mod crash;
+mod cut;
 mod ledger;
 mod load;
 mod model;
