@@ -14,6 +14,7 @@ use subtle::ConstantTimeEq;
 
 use crate::credentials::{ApiKey, AuthConfig, KeySource};
 use crate::error::{ApiError, ErrorCode};
+use crate::expiry::Expiry;
 use crate::gateway::Gateway;
 use crate::jwt::TokenKeys;
 
@@ -26,8 +27,7 @@ const APIX_USER: HeaderName = HeaderName::from_static("apix-user");
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     pub(crate) ctx: TenantContext,
-    /// When the token ends; an API key does not.
-    pub(crate) expires_at: Option<SystemTime>,
+    pub(crate) expiry: Expiry,
 }
 
 /// What a valid credential says, before a service credential names its tenant.
@@ -161,7 +161,7 @@ impl Credential {
         };
         let ctx =
             TenantContext::authenticated(other.unwrap_or(self.tenant), user, self.permissions)?;
-        Ok(Caller { ctx, expires_at: self.expires_at })
+        Ok(Caller { ctx, expiry: Expiry::at(self.expires_at) })
     }
 
     fn check_act_as(&self, tenant: &TenantId) -> Result<(), ApiError> {

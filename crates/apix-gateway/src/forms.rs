@@ -3,16 +3,55 @@
 //! Payloads, data and metadata are borrowed as they stand in the document and carried verbatim; a
 //! field that is not known is an error that names those that are.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use apix::{Event, HybridOptions, Json, NewMessage, TenantContext, Timestamp};
 use bytestring::ByteString;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::error::{ApiError, ErrorCode};
 
-/// Reads `text` as `what`; the error names the place and the fault.
+/// Reads `text`, an object, as `what`; the error names the place and the fault.
 pub(crate) fn parse<'a, T: Deserialize<'a>>(what: &str, text: &'a str) -> Result<T, ApiError> {
+    read::<Object<T>>(what, text).map(|Object(read)| read)
+}
+
+/// As [`parse`], for an array of objects.
+pub(crate) fn parse_list<'a, T: Deserialize<'a>>(
+    what: &str,
+    text: &'a str,
+) -> Result<Vec<T>, ApiError> {
+    read::<Vec<Object<T>>>(what, text)
+        .map(|list| list.into_iter().map(|Object(read)| read).collect())
+}
+
+fn read<'a, T: Deserialize<'a>>(what: &str, text: &'a str) -> Result<T, ApiError> {
     serde_json::from_str(text).map_err(|fault| ApiError::invalid(format!("{what}: {fault}")))
+}
+
+/// A `T` that is an object: serde would take an array of its fields in their order too.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(fields)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
 }
 
 /// An event.
@@ -188,6 +227,11 @@ mod tests {
                 r#"{"eventTyp":"t"}"#,
                 ErrorCode::InvalidRequest,
                 "unknown field `eventTyp`, expected",
+            ),
+            (
+                r#"["t",1,null,null,null,null,null,null,null,null]"#,
+                ErrorCode::InvalidRequest,
+                "expected an object",
             ),
             (r#"{"eventType":"t"}"#, ErrorCode::InvalidRequest, "missing field `payload`"),
             (r#"{"eventType":"t","payload":}"#, ErrorCode::InvalidRequest, "line 1 column 28"),

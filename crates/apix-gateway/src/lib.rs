@@ -19,6 +19,7 @@ mod config;
 mod credentials;
 mod edge;
 mod error;
+mod expiry;
 mod forms;
 mod gateway;
 mod http;

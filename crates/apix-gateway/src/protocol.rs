@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(Frame::read(r#"{"event":"x","id":"a\"b"}"#).unwrap().id(), Some(r#""a\"b""#));
         for (wrong, message) in [
             ("", "EOF"),
-            ("[]", "invalid length"),
+            ("[]", "expected an object"),
             (r#"{"data":1}"#, "missing field `event`"),
             (r#"{"event":"x","date":1}"#, "unknown field `date`"),
             (r#"{"event":"x","id":{}}"#, "a string or a number"),

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use apix::{ChannelName, ChannelPosition, LiveSubscription, LiveUpdate, Message, Position, Since};
 use bytestring::ByteString;
@@ -91,11 +91,6 @@ impl Session {
 
     pub(crate) fn caller(&self) -> &Caller {
         &self.caller
-    }
-
-    /// When the credential ends.
-    pub(crate) fn expires_at(&self) -> Option<SystemTime> {
-        self.caller.expires_at
     }
 
     /// Handles one frame; the answer is a frame too.

@@ -16,14 +16,14 @@ use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::FutureExt;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::error::{ApiError, ErrorCode};
 use crate::gateway::Gateway;
 use crate::http::{InChannel, Params};
 use crate::protocol::{exception_data, missed_data, position_json, read_since};
 use crate::session::{Outgoing, Session};
-use crate::ws::{LiveCaller, LiveParams, at, instant_of};
+use crate::ws::{LiveCaller, LiveParams};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Proxies that buffer would hold events back.
@@ -49,8 +49,7 @@ pub(crate) async fn connect(
     };
     let mut session = Session::new(gateway.clone(), caller)?;
     let position = session.subscribe(&channel, since).await?;
-    let token_ends = session.expires_at().map(instant_of);
-    let events = Events { gateway, session, channel, token_ends, begun: false, start: position };
+    let events = Events { gateway, session, channel, begun: false, start: position };
     let body = futures_util::stream::unfold(Some(events), |events| async {
         let (chunk, rest) = events?.next_chunk().await?;
         Some((Ok::<_, Infallible>(chunk), rest))
@@ -95,7 +94,6 @@ struct Events {
     gateway: Gateway,
     session: Session,
     channel: ChannelName,
-    token_ends: Option<Instant>,
     begun: bool,
     start: ChannelPosition,
 }
@@ -110,11 +108,12 @@ impl Events {
             return Some((head, Some(self)));
         }
         let draining = self.gateway.draining().clone();
+        let expiry = self.session.caller().expiry;
         let quiet = self.gateway.live().ping_interval;
         let first = tokio::select! {
             biased;
             () = draining.cancelled() => return None,
-            () = at(self.token_ends) => return None,
+            () = expiry.reached() => return None,
             first = self.session.next() => first,
             () = sleep(quiet) => return Some((": quiet\n\n".to_owned(), Some(self))),
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use bytes::BytesMut;
 use bytestring::ByteString;
 use futures_util::StreamExt;
@@ -30,6 +30,15 @@ impl<S: Send + Sync> FromRequest<S> for Upload {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
+        match parts.headers.get(CONTENT_ENCODING) {
+            Some(encoding) if encoding != "identity" => {
+                return Err(ApiError::new(
+                    ErrorCode::UnsupportedMediaType,
+                    "the body is compressed (Content-Encoding); send it as it is",
+                ));
+            }
+            _ => {}
+        }
         Ok(Self { headers: parts.headers, body })
     }
 }

@@ -26,7 +26,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::error::ApiError;
-use crate::forms::parse;
+use crate::forms::{parse, parse_list};
 
 pub(super) const STRUCTURED: &str = "application/cloudevents+json";
 pub(super) const BATCH: &str = "application/cloudevents-batch+json";
@@ -52,7 +52,7 @@ pub(super) fn structured(document: &ByteString) -> Result<Event, ApiError> {
 
 /// An array of events in their JSON form.
 pub(super) fn batch(document: &ByteString) -> Result<Vec<Event>, ApiError> {
-    let all: Vec<BTreeMap<String, &RawValue>> = parse("the CloudEvents", document)?;
+    let all: Vec<BTreeMap<String, &RawValue>> = parse_list("the CloudEvents", document)?;
     let one = |(index, fields)| {
         of_fields(fields, document).map_err(|fault| ApiError {
             message: format!("event {index} of the batch: {}", fault.message).into(),

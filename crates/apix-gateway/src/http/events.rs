@@ -12,7 +12,7 @@ use super::params::InStream;
 use super::{answer, cloudevents, ndjson};
 use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::forms::{EventForm, parse};
+use crate::forms::{EventForm, parse, parse_list};
 use crate::gateway::Gateway;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -93,7 +93,7 @@ async fn read(
         if header_key.is_some() {
             return Err(one_key_for_many());
         }
-        let forms: Vec<EventForm<'_>> = parse("the body", &document)?;
+        let forms: Vec<EventForm<'_>> = parse_list("the body", &document)?;
         let events = forms.into_iter().enumerate().map(|(index, form)| {
             form.into_event(&document, &caller.ctx).map_err(|fault| ApiError {
                 message: format!("event {index} of the batch: {}", fault.message).into(),

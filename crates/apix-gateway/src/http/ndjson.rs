@@ -5,6 +5,7 @@
 //! taken, nothing more is read. A client has to read answers while it sends.
 
 use std::convert::Infallible;
+use std::pin::pin;
 
 use apix::json::ObjectWriter;
 use apix::{Event, MessageId, StreamName};
@@ -88,7 +89,8 @@ enum End {
 
 impl Ingest {
     async fn run(mut self, mut pieces: BodyDataStream) {
-        let draining = self.target.gateway.draining().clone();
+        let mut draining = pin!(self.target.gateway.draining().clone().cancelled_owned());
+        let mut expired = pin!(self.target.caller.expiry.reached());
         let limit = self.target.gateway.http().body_timeout;
         let mut adding: Option<BoxFuture<'static, Bytes>> = None;
         let mut end = None;
@@ -111,8 +113,13 @@ impl Ingest {
                         return;
                     }
                 }
-                () = draining.cancelled(), if end.is_none() => {
+                () = &mut draining, if end.is_none() => {
                     end = Some(End::Refused(self.stopping()));
+                }
+                () = &mut expired, if end.is_none() => {
+                    end = Some(End::Refused(ApiError::unauthorized(
+                        "the token has expired: this line and those after it were not read",
+                    )));
                 }
                 piece = tokio::time::timeout(limit, pieces.next()), if reads => match piece {
                     Ok(Some(Ok(piece))) => self.lines.push(&piece),

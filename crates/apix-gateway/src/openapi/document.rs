@@ -157,6 +157,11 @@ fn responses(operation: &Operation) -> Value {
         success["content"] = content(&operation.answers).into();
     }
     responses.insert(operation.status.to_string(), success);
+    if let Some((status, answer, body)) = &operation.also {
+        let described =
+            json!({ "description": answer, "content": content(std::slice::from_ref(body)) });
+        responses.insert(status.to_string(), described);
+    }
     responses.into()
 }
 

@@ -16,6 +16,8 @@ pub(super) struct Operation {
     pub(super) status: u16,
     pub(super) answer: &'static str,
     pub(super) answers: Vec<Body>,
+    /// Another success than that.
+    pub(super) also: Option<(u16, &'static str, Body)>,
     /// Beside those that all calls of its kind share.
     pub(super) errors: Vec<ErrorCode>,
 }
@@ -82,6 +84,7 @@ impl Operation {
             status: 200,
             answer: "Done.",
             answers: Vec::new(),
+            also: None,
             errors: Vec::new(),
         }
     }
@@ -180,11 +183,10 @@ fn add_events() -> Operation {
     ];
     let added = json!({ "oneOf": [schema("Added"), schema("AddedMany")] });
     call.status = 201;
-    call.answer = "Added: the id, or the ids in order. NDJSON answers 200 with a line for each.";
-    call.answers = vec![
-        Body { media_type: JSON, schema: added },
-        Body { media_type: NDJSON, schema: schema("LineAnswer") },
-    ];
+    call.answer = "Added: the id, or the ids in order.";
+    call.answers = vec![Body { media_type: JSON, schema: added }];
+    let line = Body { media_type: NDJSON, schema: schema("LineAnswer") };
+    call.also = Some((200, "Of NDJSON: a line for each line.", line));
     call.errors.push(ErrorCode::ShuttingDown);
     call
 }

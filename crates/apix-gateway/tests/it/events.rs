@@ -138,6 +138,36 @@ async fn malformed_bodies_are_refused_with_the_place_of_the_fault() {
 }
 
 #[tokio::test]
+async fn no_damaged_body_is_a_fault_of_the_server() {
+    let server = Server::start().await;
+    let token = admin(&tenant());
+    let whole = br#"[{"eventType":"t","payload":{"a":[1e5,"\u00e9"]},"key":null}]"#;
+    for at in 0..whole.len() {
+        for with in [&b""[..], b"\"", b"[", b"}", b"\\", b"0", b"\0", b"\xff"] {
+            let body = [&whole[..at], with, &whole[at + 1..]].concat();
+            for media_type in ["application/json", "application/cloudevents-batch+json"] {
+                let answer = server.post_text(EVENTS, &token, media_type, body.clone()).await;
+                let text = String::from_utf8_lossy(&body);
+                assert!(matches!(answer.status, 201 | 400), "{text}: {}", answer.text);
+                if answer.status == 400 {
+                    assert_eq!(answer.code(), "invalid_request", "{text}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_compressed_body_is_refused() {
+    let server = Server::start().await;
+    let call =
+        server.call(Method::POST, EVENTS, &admin(&tenant())).header("content-encoding", "gzip");
+    let answer = Answer::of(call.json(&json!({})).send().await.unwrap()).await;
+    assert_eq!((answer.status, answer.code().as_str()), (415, "unsupported_media_type"));
+    assert!(answer.message().contains("send it as it is"), "{}", answer.text);
+}
+
+#[tokio::test]
 async fn pages_go_on_without_loss_or_repeat() {
     let server = Server::start().await;
     let token = admin(&tenant());

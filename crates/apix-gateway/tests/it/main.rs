@@ -16,5 +16,6 @@ mod logs;
 mod names;
 mod ndjson;
 mod openapi;
+mod schema;
 mod shutdown;
 mod streams;

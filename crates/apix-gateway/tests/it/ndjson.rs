@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use crate::bed::{Answer, Server, admin, tenant, token, within};
+use crate::bed::{Answer, Server, admin, sign, tenant, token, unix_now, within};
 
 const EVENTS: &str = "/v1/streams/orders/events";
 
@@ -183,4 +183,26 @@ async fn a_broken_upload_leaves_no_half_event() {
     })
     .await;
     assert_eq!(events.as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_upload_ends_with_its_token() {
+    let server = Server::start().await;
+    let claims =
+        json!({ "organizationId": tenant(), "exp": unix_now() + 2, "permissions": ["admin"] });
+    let begin = futures_util::stream::iter([Ok::<_, std::io::Error>(line(0))]);
+    let pieces = begin.chain(futures_util::stream::pending());
+    let answer = within(server.post_text(
+        EVENTS,
+        &sign(&claims),
+        "application/x-ndjson",
+        Body::wrap_stream(pieces),
+    ))
+    .await;
+    let answers = values(&answer.text);
+    assert!(answers[0]["messageId"].is_string());
+    assert_eq!(
+        (&answers[1]["line"], &answers[1]["error"]["code"]),
+        (&json!(2), &json!("unauthorized"))
+    );
 }
