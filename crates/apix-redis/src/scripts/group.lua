@@ -91,6 +91,15 @@ local function record(id, count, consumer, reason)
   redis.call('HSET', attempts, id, packed(list))
 end
 
+-- Losses of the group up to now have hidden no hand-out of this event.
+local function seen_now(id)
+  local text = redis.call('HGET', attempts, id)
+  if not text then return end
+  local list = unpacked(text)
+  list[2] = redis.call('HGET', group, 'lossSeq') or 0
+  redis.call('HSET', attempts, id, packed(list))
+end
+
 -- Losses of the group that may have hidden one hand-out of this event each.
 local function hidden_handouts(id, since)
   local marks = redis.call('HGET', group, 'marks')

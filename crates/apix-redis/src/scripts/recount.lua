@@ -4,8 +4,8 @@
 local counts = {}
 for i = 5, #ARGV do
   local id = ARGV[i]
-  local count, seen = recorded(id)
-  count = count + hidden_handouts(id, seen) + 1
+  local tried, seen = recorded(id)
+  local count = tried + hidden_handouts(id, seen) + 1
   local owner = pending(id)
   if owner ~= ARGV[4] then
     count = 0
@@ -13,7 +13,9 @@ for i = 5, #ARGV do
     redis.call('XACK', stream, name, id)
     count = 0
   elseif redis.call('ZSCORE', due, id) then
-    redis.call('XCLAIM', stream, name, PARKED, 0, id, 'RETRYCOUNT', count - 1, 'JUSTID')
+    -- It was parked when the group was lost, so nothing is hidden.
+    redis.call('XCLAIM', stream, name, PARKED, 0, id, 'RETRYCOUNT', tried, 'JUSTID')
+    seen_now(id)
     count = 0
   elseif count > 1 then
     redis.call('XCLAIM', stream, name, ARGV[4], 0, id, 'RETRYCOUNT', count, 'JUSTID')
