@@ -36,7 +36,7 @@ impl Engine {
     }
 
     /// The engine as the store has it.
-    pub(crate) fn from_store(mut store: Store, options: EngineOptions, now: Now) -> Result<Self> {
+    pub(crate) fn from_store(store: Store, options: EngineOptions, now: Now) -> Result<Self> {
         let mut engine = Self::empty(None, options, now);
         let mut turn = Turn::new(now);
         engine.load_streams(&store)?;
@@ -45,7 +45,6 @@ impl Engine {
         engine.load_groups(&store, now)?;
         engine.load_changes(&store, now)?;
         engine.load_keys(&store, &mut turn)?;
-        store.set_flushed(engine.next_pos);
         engine.store = Some(store);
         let groups: Vec<_> = engine.groups.keys().copied().collect();
         groups.into_iter().for_each(|group| engine.set_timer(group));
@@ -89,13 +88,13 @@ impl Engine {
     }
 
     fn load_index(&mut self, store: &Store, turn: &mut Turn) -> Result<()> {
+        self.next_pos = store.reached()?;
         store.each_index(|first_pos, data| {
             let damage =
                 || damaged(format_args!("apix.db: table commit_index, first_pos {first_pos}"));
             let records = rows::decode_index(data).ok_or_else(damage)?;
             let mut live = 0;
             for (pos, record) in (first_pos..).zip(&records) {
-                self.next_pos = pos + 1;
                 live += usize::from(self.load_event(pos, record).ok_or_else(damage)?);
             }
             if live == 0 {
@@ -105,6 +104,9 @@ impl Engine {
             }
             Ok(())
         })?;
+        if !turn.batch.changes.is_empty() {
+            turn.batch.changes.push(Change::NextPos(self.next_pos));
+        }
         match store.last_pos()? {
             Some(last) if last >= self.next_pos => {
                 Err(damaged(format_args!("apix.db: table commit_index, the row of pos {last}"))

@@ -239,10 +239,14 @@ impl Engine {
             self.next_keys_row += 1;
         }
         // Only now: a row of this very turn may be empty again already.
+        let before = turn.batch.changes.len();
         for pos in std::mem::take(&mut turn.released_positions) {
             if let Some(row) = self.index_rows.release(pos) {
                 turn.batch.changes.push(Change::DropIndex(row));
             }
+        }
+        if turn.batch.changes.len() > before {
+            turn.batch.changes.push(Change::NextPos(self.next_pos));
         }
         for row in std::mem::take(&mut turn.released_keys) {
             if let Some(row) = self.key_rows.release(row) {

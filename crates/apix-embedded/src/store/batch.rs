@@ -11,6 +11,8 @@ use crate::group::{GroupNo, StreamNo};
 pub(crate) enum Change {
     /// The next number that a stream, group or feed gets.
     NextNo(u64),
+    /// The next position, for when no index row tells it.
+    NextPos(u64),
     PutStream {
         no: StreamNo,
         tenant: String,

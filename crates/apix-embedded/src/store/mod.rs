@@ -7,6 +7,7 @@
 mod batch;
 mod fault;
 mod image;
+mod log_check;
 mod reader;
 mod schema;
 mod writer;

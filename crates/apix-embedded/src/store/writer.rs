@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use apix::{Durability, Error, ErrorKind, MessageId};
 use bytes::Bytes;
+use rusqlite::config::DbConfig;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::batch::{Batch, Change};
-use super::fault::StoreFault;
-use super::schema;
-use crate::codec::rows::{encode_index, encode_keys};
+use super::fault::{StoreFault, damaged};
+use super::{log_check, schema};
+use crate::codec::rows::{decode_index, encode_index, encode_keys};
 use crate::group::GroupNo;
 
 type Result<T> = std::result::Result<T, StoreFault>;
@@ -47,7 +48,11 @@ impl Store {
     /// `must_flush` a full disk is no excuse.
     pub(crate) fn open(folder: &Path, durability: Durability, must_flush: bool) -> Result<Self> {
         let path = folder.join(DATA_FILE);
+        let log = folder.join(format!("{DATA_FILE}-wal"));
+        let claimed = log_check::claimed(&log).map_err(flush_failed)?;
         let mut connection = Connection::open(&path)?;
+        // A damaged log is left as it is; an orderly end empties it by itself.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.busy_timeout(Duration::from_secs(10))?;
         connection.set_prepared_statement_cache_capacity(64);
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -57,15 +62,23 @@ impl Store {
         connection.pragma_update(None, "cache_size", -32_000)?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         schema::prepare(&mut connection)?;
-        let log = folder.join(format!("{DATA_FILE}-wal"));
         let flush_at_once = durability == Durability::Disk;
         let mut store =
             Self { connection, log, flush_at_once, flushing: true, log_bytes: 0, flushed_pos: 0 };
+        let reached = store.reached()?;
+        if claimed > reached {
+            let fault = format!(
+                "apix.db-wal is damaged: events up to position {claimed} were flushed, and it reads \
+                 back up to {reached}; restore the folder from a backup"
+            );
+            return Err(Error::new(ErrorKind::Corrupt, fault).into());
+        }
         match store.rewrite() {
+            Ok(()) => store.flushed_pos = reached,
             Err(fault) if must_flush || fault.error.kind() != ErrorKind::StorageFull => {
                 return Err(fault);
             }
-            _ => {}
+            Err(_) => {}
         }
         // The file itself is on disk only when its name is.
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(flush_failed)?;
@@ -84,9 +97,17 @@ impl Store {
         Ok(())
     }
 
-    /// Lets the next index rows say that what lies before `pos` is flushed.
-    pub(crate) fn set_flushed(&mut self, pos: u64) {
-        self.flushed_pos = pos;
+    /// The position after the last one that was ever taken.
+    pub(crate) fn reached(&self) -> Result<u64> {
+        let noted = schema::get_meta(&self.connection, "next_pos")?.map_or(1, i64::cast_unsigned);
+        let sql = "SELECT first_pos, data FROM commit_index ORDER BY first_pos DESC LIMIT 1";
+        let last = self.connection.query_row(sql, [], |row| {
+            Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, Vec<u8>>(1)?))
+        });
+        let Some((first_pos, row)) = last.optional()? else { return Ok(noted) };
+        let damage = || damaged(format_args!("apix.db: table commit_index, first_pos {first_pos}"));
+        let events = decode_index(row.into()).ok_or_else(damage)?;
+        Ok(noted.max(first_pos + events.len() as u64))
     }
 
     /// Writes one commit: all of it or nothing.
@@ -209,6 +230,10 @@ fn write_change(connection: &Connection, change: &Change) -> rusqlite::Result<us
     match change {
         Change::NextNo(no) => {
             schema::put_meta(connection, "next_no", signed(*no))?;
+            Ok(8)
+        }
+        Change::NextPos(pos) => {
+            schema::put_meta(connection, "next_pos", signed(*pos))?;
             Ok(8)
         }
         Change::PutStream { no, tenant, name, data } => {

@@ -6,6 +6,7 @@ mod basics;
 mod conformance;
 mod crash;
 mod cut;
+mod faults;
 mod ledger;
 mod load;
 mod model;
