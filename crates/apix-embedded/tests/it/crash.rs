@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::cut::{Unflushed, Watched, shim};
 use crate::ledger::{After, Ledger};
-use crate::load::{kill, start};
+use crate::load::{SELDOM, kill, start};
 use crate::scene::open;
 
 const KILLS: u64 = 20;
@@ -64,7 +64,7 @@ impl Shim {
     }
 
     /// Starts the program on `folder`; what it prints and writes is recorded under `round`.
-    fn start(&self, folder: &Path, round: u64) -> std::process::Child {
+    fn start(&self, folder: &Path, round: u64, more: &[(&str, &Path)]) -> std::process::Child {
         let printed = self.path(&format!("printed-{round}"));
         let (log, fail, full) =
             (self.path(&format!("log-{round}")), self.path("fail"), self.path("full"));
@@ -75,7 +75,7 @@ impl Shim {
             ("CUT_FAIL", &*fail),
             ("CUT_FULL", &*full),
         ];
-        start(folder, &printed, (round + 1) * 1_000_000, &set)
+        start(folder, &printed, (round + 1) * 1_000_000, &[&set, more].concat())
     }
 }
 
@@ -86,7 +86,7 @@ async fn nothing_returned_is_lost_by_power_cuts() {
     let mut ledger = Ledger::default();
     for round in 0..16 {
         let watched = Watched::before(folder.path());
-        let child = shim.start(folder.path(), round);
+        let child = shim.start(folder.path(), round, &[]);
         let printed = shim.path(&format!("printed-{round}"));
         wait_for(&printed, "A ", usize::try_from(1 + (round % 4) * 400).unwrap());
         kill(child);
@@ -103,6 +103,28 @@ async fn nothing_returned_is_lost_by_power_cuts() {
     assert!(ledger.lines > 5_000, "only {} lines", ledger.lines);
 }
 
+/// Without flushes the same cut takes events, and the same checker sees it: so the test before
+/// this one would have seen it too.
+#[tokio::test]
+async fn the_cut_takes_what_was_not_flushed() {
+    let shim = Shim::new();
+    let (folder, left) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut ledger = Ledger::default();
+    let watched = Watched::before(folder.path());
+    let child = shim.start(folder.path(), 0, &[(SELDOM, Path::new("yes"))]);
+    let printed = shim.path("printed-0");
+    wait_for(&printed, "A ", 500);
+    kill(child);
+    ledger.read(&std::fs::read_to_string(&printed).unwrap());
+    let killed = open(folder.path()).await;
+    ledger.check(&killed, After::Kill).await;
+    killed.close().await;
+    watched.cut(&shim.path("log-0"), Unflushed::Lost, left.path());
+    let broker = open(left.path()).await;
+    assert!(ledger.missing(&broker).await >= 500);
+    broker.close().await;
+}
+
 #[tokio::test]
 async fn a_flush_that_fails_is_no_success_and_nothing_returned_is_lost() {
     let shim = Shim::new();
@@ -110,7 +132,7 @@ async fn a_flush_that_fails_is_no_success_and_nothing_returned_is_lost() {
     let mut ledger = Ledger::default();
     for round in 0..4 {
         let watched = Watched::before(folder.path());
-        let child = shim.start(folder.path(), round);
+        let child = shim.start(folder.path(), round, &[]);
         let printed = shim.path(&format!("printed-{round}"));
         for failure in 1..=3 {
             wait_for(&printed, "A ", failure * 300);
@@ -137,7 +159,7 @@ async fn a_full_disk_refuses_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut ledger = Ledger::default();
     for round in 0..2 {
-        let child = shim.start(folder.path(), round);
+        let child = shim.start(folder.path(), round, &[]);
         let printed = shim.path(&format!("printed-{round}"));
         wait_for(&printed, "A ", 500);
         std::fs::write(shim.path("full"), "").unwrap();

@@ -70,6 +70,19 @@ impl Ledger {
         }
     }
 
+    /// How many of the returned events the broker does not have.
+    pub(crate) async fn missing(&self, broker: &EmbeddedBroker) -> usize {
+        let mut missing = 0;
+        for (name, returned) in &self.returned {
+            let kept = match broker.stream_stats(&stream(name)).await {
+                Ok(_) => kept(broker, name).await,
+                Err(_) => BTreeMap::new(),
+            };
+            missing += returned.keys().filter(|id| !kept.contains_key(id)).count();
+        }
+        missing
+    }
+
     /// That the broker has all of it: nothing is missing, nothing is twice, everything that was
     /// not acknowledged comes again, and no count is too low.
     pub(crate) async fn check(&mut self, broker: &EmbeddedBroker, after: After) {
