@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, Target};
 use crate::confirm::confirm;
-use crate::terminal::{Align, Table, print_json, print_json_line, print_line};
+use crate::table::{Align, Table};
+use crate::terminal::{print_json, print_json_line, print_line};
 
 /// List what a group has given up, hand it out again, or drop it
 #[derive(Args, Debug)]

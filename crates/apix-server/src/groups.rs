@@ -10,7 +10,8 @@ use crate::client::{Client, Target};
 use crate::confirm::confirm;
 use crate::failure::has_code;
 use crate::limit::Limit;
-use crate::terminal::{Align, Table, age_text, count_or_dash, print_json, print_line};
+use crate::table::{Align, Table};
+use crate::terminal::{age_text, count_or_dash, print_json, print_line};
 
 /// List a stream's groups, show one, set it, move it, delete it
 #[derive(Args, Debug)]

@@ -7,7 +7,8 @@ use serde_json::value::RawValue;
 use crate::client::Client;
 use crate::failure::{Class, Failure, class_of};
 use crate::input::{Lines, is_blank};
-use crate::terminal::{Progress, print_json_line, printable, rate_text};
+use crate::progress::Progress;
+use crate::terminal::{print_json_line, printable, rate_text};
 
 /// Sends what `body_of` makes of each line to `path`, each after the answer to the one before: a
 /// channel shows messages in the order in which they were published.

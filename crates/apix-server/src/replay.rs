@@ -11,8 +11,9 @@ use serde::Deserialize;
 
 use crate::client::{Client, ErrorPart, Target};
 use crate::failure::{Class, Failure};
+use crate::progress::Progress;
 use crate::signals;
-use crate::terminal::{Progress, rate_text};
+use crate::terminal::rate_text;
 
 /// Print past events of a stream as NDJSON, changing nothing
 #[derive(Args, Debug)]

@@ -11,7 +11,8 @@ use crate::confirm::confirm;
 use crate::failure::has_code;
 use crate::groups::{Group, print_groups};
 use crate::limit::Limit;
-use crate::terminal::{Align, Table, age_text, bytes_text, print_json, print_line};
+use crate::table::{Align, Table};
+use crate::terminal::{age_text, bytes_text, print_json, print_line};
 
 /// List streams, show one, set its retention, delete it
 #[derive(Args, Debug)]

@@ -20,7 +20,8 @@ use crate::client::{Client, ErrorPart};
 use crate::event_args::event_of_line;
 use crate::failure::Failure;
 use crate::input::{Lines, is_blank};
-use crate::terminal::{Progress, printable, rate_text};
+use crate::progress::Progress;
+use crate::terminal::{printable, rate_text};
 
 /// A part of the body is sent when it has so many bytes, or when no further line is waiting.
 const PART_BYTES: usize = 64 << 10;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;
 
-use crate::terminal::{Align, Table, print_line, rate_text};
+use crate::table::{Align, Table};
+use crate::terminal::{print_line, rate_text};
 
 /// Latencies in microseconds, up to a minute, to three digits.
 pub(super) struct Latencies(Mutex<Histogram<u64>>);

@@ -15,8 +15,8 @@ use super::bed::{Arrived, Bed};
 use super::measure::{Latencies, Measurement, empty, print_lines, print_table, record};
 use crate::client::Client;
 use crate::config::BrokerConfig;
+use crate::progress::Progress;
 use crate::serve::open_broker;
-use crate::terminal::Progress;
 
 /// The tenant of a run inside this process.
 const TENANT: &str = "bench";

@@ -144,16 +144,19 @@ impl Ledger {
         let address = format!("{}/v1/streams/{STREAM}/groups/{GROUP}", *self.url.borrow());
         loop {
             let stats: Value = http().get(&address).send().await.unwrap().json().await.unwrap();
-            let handed = self.told.handed.lock().unwrap();
-            let missing = stored.iter().find(|one| !handed.contains_key(&one.message_id));
+            let missing = self.never_delivered(stored);
             if missing.is_none() && stats["pending"] == 0 && stats["parked"] == 0 {
                 return;
             }
-            let missing = missing.map(|one| one.message_id.clone());
-            drop(handed);
             assert!(Instant::now() < deadline, "never delivered: {missing:?}; {stats}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    fn never_delivered(&self, stored: &[Stored]) -> Option<String> {
+        let handed = self.told.handed.lock().unwrap();
+        let missing = stored.iter().find(|one| !handed.contains_key(&one.message_id));
+        missing.map(|one| one.message_id.clone())
     }
 
     fn check(&self, stored: &[Stored]) {
@@ -302,7 +305,7 @@ impl Client {
         if *times > 1 && !acknowledged.contains(&delivery.message_id) {
             self.told.redelivered.fetch_add(1, Ordering::AcqRel);
         }
-        (delivery.payload.n % 3 != 0 || *times > 1).then_some(&*delivery.message_id)
+        (!delivery.payload.n.is_multiple_of(3) || *times > 1).then_some(&*delivery.message_id)
     }
 }
 

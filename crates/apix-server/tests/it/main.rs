@@ -1,5 +1,7 @@
 //! The binary as a user meets it: started, used, stopped, killed.
 
+#![allow(clippy::unwrap_used)] // a test that cannot go on may panic
+
 mod commands;
 mod configuration;
 mod dev;

@@ -86,7 +86,8 @@ fn an_interrupt_stops_it_too_and_waiting_clients_are_told() {
     let folder = folder();
     let mut server = Server::start(folder.path(), &["--broker", "memory:"]);
     let mut waiting = server.apix(&["tail", "news"]);
-    let mut waiting = waiting.stdout(std::process::Stdio::null()).spawn().unwrap();
+    waiting.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let mut waiting = waiting.spawn().unwrap();
     std::thread::sleep(Duration::from_millis(300));
     let began = Instant::now();
     server.signal("INT");
