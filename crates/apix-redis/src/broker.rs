@@ -61,6 +61,8 @@ impl RedisBroker {
             warn!(server = info.name, "{warning}");
         }
         let closing = CancellationToken::new();
+        // From here on a failure ends what was begun.
+        let open = Arc::new(Open(closing.clone()));
         let timeout = options.request_timeout;
         let link = Link::open(
             connector.clone(),
@@ -98,12 +100,13 @@ impl RedisBroker {
             locals,
             options,
             info,
-            closing: closing.clone(),
+            refusing: closing.child_token(),
+            closing,
             tasks,
         });
         shared.tasks.spawn(Arc::clone(&shared).keep_sweeping());
         shared.tasks.spawn(Arc::clone(&shared).keep_trimming());
-        Ok(Self { shared, _open: Arc::new(Open(closing)) })
+        Ok(Self { shared, _open: open })
     }
 
     fn open(&self) -> Result<&Shared> {
@@ -135,7 +138,11 @@ impl Broker for RedisBroker {
     }
 
     async fn close(&self) {
+        self.shared.refusing.cancel();
         self.shared.pubsub.close();
+        for link in self.shared.topology.links() {
+            link.finish().await;
+        }
         self.shared.closing.cancel();
         self.shared.pool.clear();
         self.shared.tasks.close();

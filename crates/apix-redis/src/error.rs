@@ -52,10 +52,16 @@ pub(crate) fn malformed(what: &'static str) -> Error {
     Error::new(ErrorKind::Corrupt, "a reply of Redis could not be read").with_source(what)
 }
 
+const BROKEN: &str = "the connection to Redis broke; whether the call took effect is unknown";
+
 /// The connection broke, or the answer did not come: whether the call took effect is unknown.
 pub(crate) fn broken(why: impl Into<Cow<'static, str>>) -> Error {
-    Error::unavailable("the connection to Redis broke; whether the call took effect is unknown")
-        .with_source(why.into().into_owned())
+    Error::unavailable(BROKEN).with_source(why.into().into_owned())
+}
+
+/// Whether the connection broke.
+pub(crate) fn is_broken(error: &Error) -> bool {
+    error.message() == BROKEN
 }
 
 /// The call was never sent.

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -50,6 +50,17 @@ pub(crate) struct Link {
     queue: mpsc::Sender<Call>,
     up: Arc<AtomicBool>,
     timeout: Duration,
+    /// Calls whose answer somebody waits for.
+    under_way: Arc<AtomicUsize>,
+}
+
+/// Counts a call for as long as somebody waits for its answer.
+struct UnderWay<'a>(&'a AtomicUsize);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Link {
@@ -66,7 +77,7 @@ impl Link {
         let driver =
             Driver { connector, calls, waiting: VecDeque::new(), up: Arc::clone(&up), closing };
         tokio::spawn(driver.run(first));
-        Self { queue, up, timeout }
+        Self { queue, up, timeout, under_way: Arc::default() }
     }
 
     /// Whether there is a connection now.
@@ -86,6 +97,8 @@ impl Link {
         pipeline: Pipeline,
         timeout: Duration,
     ) -> Result<Vec<Raw>> {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        let _counted = UnderWay(&self.under_way);
         let (to, answered) = oneshot::channel();
         let deadline = Instant::now() + timeout;
         let answer = Answer { expected: pipeline.commands(), deadline, to };
@@ -96,6 +109,14 @@ impl Link {
             Err(_) => return Err(not_sent("too many calls wait")),
         }
         answered.await.unwrap_or_else(|_| Err(broken("it was cut while the call was under way")))
+    }
+
+    /// Waits until no call is under way, or as long as one may take.
+    pub(crate) async fn finish(&self) {
+        let until = Instant::now() + self.timeout;
+        while self.under_way.load(Ordering::Relaxed) > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     /// One command.

@@ -238,7 +238,7 @@ impl LocalGroup {
 
     /// Somebody parked an event that is due after `delay`.
     pub(crate) fn hear_due(&self, delay: Duration) {
-        let heard = Instant::now() + delay;
+        let Some(heard) = Instant::now().checked_add(delay) else { return };
         self.due.send_modify(|due| {
             due.at = Some(due.at.map_or(heard, |at| at.min(heard)));
             due.heard += 1;
@@ -250,7 +250,7 @@ impl LocalGroup {
     pub(crate) fn learn_due(&self, before: Due, milliseconds: i64) {
         let at = u64::try_from(milliseconds)
             .ok()
-            .map(|milliseconds| Instant::now() + Duration::from_millis(milliseconds));
+            .and_then(|wait| Instant::now().checked_add(Duration::from_millis(wait)));
         self.due.send_if_modified(|due| {
             let at = match (due.heard == before.heard, due.at, at) {
                 (true, _, at) => at,

@@ -17,7 +17,7 @@ use apix::{
 };
 
 use crate::entry::{self, Entry};
-use crate::error::{broken, malformed};
+use crate::error::{broken, closed, is_broken, malformed};
 use crate::local::{Due, LocalGroup};
 use crate::pool::Blocking;
 use crate::resp::{Raw, Reply};
@@ -32,6 +32,10 @@ const LONGEST_BLOCK: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A group that goes away again and again is given up on.
 const TRIES: usize = 10;
+/// How soon a read that did not wait yet when it was to be woken is woken again.
+const UNBLOCK_AGAIN: Duration = Duration::from_millis(2);
+/// How soon after its connection broke a read looks again.
+const PAUSE_AFTER_BREAK: Duration = Duration::from_millis(20);
 
 /// One read of one consumer.
 struct Read<'a> {
@@ -55,6 +59,8 @@ impl Shared {
         loop {
             self.check_open()?;
             local.reads();
+            // A read that waits for long keeps its stream in mind.
+            self.locals.stream(&group.stream);
             let settings = self.settings(&local).await?;
             let most = options.max_events.max(1);
             let mut read = Read { shared: self, local: &local, consumer, most, settings };
@@ -283,7 +289,17 @@ impl Read<'_> {
         let blocks = !self.settings.paused && self.settings.max_in_flight.is_none();
         if blocks {
             match self.shared.pool.take().await {
-                Ok(Some(connection)) => return self.block(connection, until).await,
+                Ok(Some(connection)) => {
+                    return match self.block(connection, until).await {
+                        // What it may have been handed is left to its lease; what is wrong with
+                        // the server shows in the next look.
+                        Err(fault) if is_broken(&fault) => {
+                            tokio::time::sleep(PAUSE_AFTER_BREAK).await;
+                            Ok(Vec::new())
+                        }
+                        outcome => outcome,
+                    };
+                }
                 Ok(None) => {}
                 Err(fault) => warn!(error = %fault, "no connection to wait on"),
             }
@@ -300,7 +316,7 @@ impl Read<'_> {
             () = tokio::time::sleep_until(until.min(due_at.max(Instant::now() + Duration::from_millis(1))).into()) => {}
             () = stream.wait_for_new() => {}
             _ = due.changed() => {}
-            () = self.shared.closing.cancelled() => {}
+            () = self.shared.refusing.cancelled() => {}
         }
     }
 
@@ -319,19 +335,21 @@ impl Read<'_> {
         pipeline.push_written(&self.shared.scripts.glance.by_digest(&self.glance_arguments()));
         at.connection.send(pipeline).await?;
         let limit = until + self.shared.options.request_timeout;
-        let mut may_unblock = true;
+        let (mut may_unblock, mut not_before) = (true, received_at);
         let new = loop {
-            let wake_at = due.borrow_and_update().at.filter(|_| may_unblock).unwrap_or(limit);
+            let due_at = due.borrow_and_update().at.filter(|_| may_unblock);
+            let wake_at = due_at.map_or(limit, |at| at.max(not_before)).min(limit);
             tokio::select! {
                 new = at.connection.receive() => break new?,
                 _ = due.changed() => {}
-                () = tokio::time::sleep_until(wake_at.min(limit).into()) => {
+                () = tokio::time::sleep_until(wake_at.into()) => {
                     if Instant::now() >= limit {
                         return Err(broken("no answer in time"));
                     }
                     may_unblock = self.unblock(&at).await?;
+                    not_before = Instant::now() + UNBLOCK_AGAIN;
                 }
-                () = self.shared.closing.cancelled() => return Err(crate::error::closed()),
+                () = self.shared.refusing.cancelled() => return Err(closed()),
             }
         };
         let glance = tokio::time::timeout_at(limit.into(), at.connection.receive())
@@ -346,7 +364,6 @@ impl Read<'_> {
     async fn unblock(&self, at: &Blocking) -> Result<bool> {
         let link = self.shared.link(self.local.keys.stream());
         let done = link.command(&["CLIENT", "UNBLOCK", &at.client_id.to_string()]).await?;
-        tokio::time::sleep(Duration::from_millis(2)).await;
         Ok(done.error().is_none())
     }
 }

@@ -18,6 +18,9 @@ use crate::wire::{Arguments, Pipeline, id_text};
 /// that it does not pin retention.
 const PINS_AT_MOST: Duration = Duration::from_secs(60);
 
+/// The longest delay or lease that is taken as it is; what is longer is this long.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+
 /// A receipt with less than this left of its lease is checked.
 const SURE_FOR: Duration = Duration::from_millis(20);
 
@@ -145,11 +148,11 @@ impl Shared {
         push_receipt(&mut arguments, receipt);
         let (verdict, delay, reason) = match settlement {
             Settlement::Extend { lease } => {
-                arguments.push(lease.as_millis().max(1).to_string());
+                arguments.push(milliseconds((*lease).max(Duration::from_millis(1))));
                 return (&self.scripts.extend, arguments);
             }
             Settlement::Retry { after, reason } => {
-                let delay = after.map(|after| after.as_millis().to_string()).unwrap_or_default();
+                let delay = after.map(milliseconds).unwrap_or_default();
                 ("retry", delay, reason)
             }
             Settlement::DeadLetter { reason } => ("dead", String::new(), reason),
@@ -163,6 +166,10 @@ impl Shared {
         arguments.push(PINS_AT_MOST.as_millis().to_string());
         (&self.scripts.settle, arguments)
     }
+}
+
+fn milliseconds(duration: Duration) -> String {
+    duration.min(LONGEST).as_millis().to_string()
 }
 
 /// Whether the holder need not be checked: anyone will do, or it is sure to hold.

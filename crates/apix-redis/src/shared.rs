@@ -27,6 +27,9 @@ pub(crate) struct Shared {
     pub(crate) locals: Arc<Locals>,
     pub(crate) options: RedisOptions,
     pub(crate) info: BrokerInfo,
+    /// No more calls are taken.
+    pub(crate) refusing: CancellationToken,
+    /// Connections and what runs in the background end.
     pub(crate) closing: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -39,7 +42,7 @@ impl Shared {
 
     /// Fails once the broker has been closed.
     pub(crate) fn check_open(&self) -> Result<()> {
-        if self.closing.is_cancelled() { Err(closed()) } else { Ok(()) }
+        if self.refusing.is_cancelled() { Err(closed()) } else { Ok(()) }
     }
 
     /// What every script on a group begins with. None but those that make streams use the epoch.

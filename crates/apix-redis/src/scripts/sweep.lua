@@ -63,7 +63,7 @@ register()
 local summary = redis.call('XPENDING', stream, name)
 local floor = summary[1] > 0 and before(summary[2]) or field(row, 'last-delivered-id')
 local floor_key = sortable(floor)
-redis.call('HSET', group, 'floor', floor)
+if redis.call('HGET', group, 'floor') ~= floor then redis.call('HSET', group, 'floor', floor) end
 local marks = redis.call('HGET', group, 'marks')
 if marks then
   local kept = ''
