@@ -3,6 +3,7 @@ import { ApixError } from "./error.js";
 import { type Gathered, Gatherers, type Outcome, sendApart } from "./gather.js";
 import type { Http } from "./http.js";
 import type { GroupAddress, Leases } from "./leases.js";
+import type { Schemas } from "./schemas.js";
 
 const LIMITS = { items: 1_000, characters: 1 << 20 };
 
@@ -53,10 +54,12 @@ export class Acknowledgements {
     consumer: string | undefined,
     lost: Map<string, ApixError>,
   ): Promise<void[]> {
-    const answer = await this.http.json<{ acknowledged: number; leaseLost?: string[] }>(context, {
+    const body: Schemas["Ack"] = { messageIds: some.map(({ messageId }) => messageId) };
+    if (consumer !== undefined) body.consumer = consumer;
+    const answer = await this.http.json<Schemas["Acked"]>(context, {
       method: "POST",
       path: ["streams", streamName, "groups", group, "ack"],
-      body: JSON.stringify({ messageIds: some.map(({ messageId }) => messageId), consumer }),
+      body: JSON.stringify(body),
       repeatable: true,
     });
     for (const id of answer.leaseLost ?? []) {

@@ -4,6 +4,7 @@ import { ApixError } from "./error.js";
 import { encodeEvent, type StreamEvent } from "./event.js";
 import { type Gathered, Gatherers, type Outcome, sendApart } from "./gather.js";
 import type { Http } from "./http.js";
+import type { Schemas } from "./schemas.js";
 
 /** The server takes 1,000 events and 8 MiB; a character has up to 3 bytes. */
 const LIMITS = { items: 1_000, characters: 2 << 20 };
@@ -57,7 +58,7 @@ export class Adds {
   }
 
   private async request(context: TenantContext, streamName: string, adds: Add[]): Promise<string[]> {
-    const answer = await this.http.json<{ messageIds: string[] }>(context, {
+    const answer = await this.http.json<Schemas["AddedMany"]>(context, {
       method: "POST",
       path: ["streams", streamName, "events"],
       body: `[${adds.map(({ text }) => text).join(",")}]`,

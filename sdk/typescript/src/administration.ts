@@ -2,6 +2,7 @@ import type { TenantContext } from "./context.js";
 import { memberTexts, memberText } from "./json-text.js";
 import { type Http, parseAnswer } from "./http.js";
 import type { StoredEvent } from "./event.js";
+import type { Schemas } from "./schemas.js";
 
 /** Exponential back-off of a group. */
 export interface GroupBackoff {
@@ -121,7 +122,7 @@ export class Administration {
     const streams: StreamStats[] = [];
     let after: string | undefined;
     do {
-      const page: { streams: StreamStats[]; next: string | null } = await this.http.json(context, {
+      const page: Schemas["StreamList"] = await this.http.json(context, {
         method: "GET",
         path: ["streams"],
         query: { after },
@@ -134,7 +135,11 @@ export class Administration {
   }
 
   streamStats(context: TenantContext, streamName: string): Promise<StreamStats> {
-    return this.http.json(context, { method: "GET", path: ["streams", streamName], repeatable: true });
+    return this.http.json<Schemas["StreamStats"]>(context, {
+      method: "GET",
+      path: ["streams", streamName],
+      repeatable: true,
+    });
   }
 
   async configureStream(context: TenantContext, streamName: string, settings: StreamSettings): Promise<void> {
@@ -146,7 +151,11 @@ export class Administration {
   }
 
   groupStats(context: TenantContext, streamName: string, group: string): Promise<GroupStats> {
-    return this.http.json(context, { method: "GET", path: groupPath(streamName, group), repeatable: true });
+    return this.http.json<Schemas["GroupStats"]>(context, {
+      method: "GET",
+      path: groupPath(streamName, group),
+      repeatable: true,
+    });
   }
 
   async configureGroup(
@@ -191,7 +200,7 @@ export class Administration {
     group: string,
     which: DeadLetterChoice,
   ): Promise<number> {
-    return (await this.choose<{ retried: number }>(context, streamName, group, "retry", which)).retried;
+    return (await this.choose<Schemas["Retried"]>(context, streamName, group, "retry", which)).retried;
   }
 
   async discardDeadLetters(
@@ -200,7 +209,7 @@ export class Administration {
     group: string,
     which: DeadLetterChoice,
   ): Promise<number> {
-    return (await this.choose<{ discarded: number }>(context, streamName, group, "discard", which)).discarded;
+    return (await this.choose<Schemas["Discarded"]>(context, streamName, group, "discard", which)).discarded;
   }
 
   private choose<T>(

@@ -1,28 +1,7 @@
+import type { Schemas } from "./schemas.js";
+
 /** What a server can answer, as listed in its OpenAPI document. */
-export type ServerErrorCode =
-  | "invalid_name"
-  | "invalid_request"
-  | "unauthorized"
-  | "permission_denied"
-  | "tenant_mismatch"
-  | "reserved_name"
-  | "not_found"
-  | "method_not_allowed"
-  | "request_timeout"
-  | "conflict"
-  | "idempotency_conflict"
-  | "lease_lost"
-  | "since_ambiguous"
-  | "too_large"
-  | "unsupported_media_type"
-  | "host_not_allowed"
-  | "internal"
-  | "corrupt"
-  | "unsupported"
-  | "unavailable"
-  | "durability_unmet"
-  | "shutting_down"
-  | "storage_full";
+export type ServerErrorCode = Schemas["ErrorCode"];
 
 /** What this client finds by itself. */
 export type ClientErrorCode =
@@ -121,17 +100,11 @@ export function asApixError(error: unknown): ApixError {
   return new ApixError("unreachable", message, { cause: error });
 }
 
-interface ErrorBody {
-  code: string;
-  message: string;
-  requestId?: string;
-}
-
-function parseErrorBody(body: string): ErrorBody | undefined {
+function parseErrorBody(body: string): Schemas["Error"]["error"] | undefined {
   try {
-    const { error } = JSON.parse(body) as { error?: Partial<ErrorBody> };
+    const { error } = JSON.parse(body) as Partial<Schemas["Error"]>;
     if (typeof error?.code !== "string" || typeof error.message !== "string") return undefined;
-    return error as ErrorBody;
+    return error;
   } catch {
     return undefined;
   }

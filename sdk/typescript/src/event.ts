@@ -2,6 +2,7 @@ import type { TenantContext } from "./context.js";
 import { encodeJson, memberText, memberTexts, ObjectText } from "./json-text.js";
 import { parseAnswer } from "./http.js";
 import { ApixError, invalid } from "./error.js";
+import type { Schemas } from "./schemas.js";
 
 /** An event as a producer gives it. */
 export interface StreamEvent<T = any> {
@@ -37,8 +38,10 @@ export interface StoredEvent<T = any> {
   userId?: string;
   metadata?: Record<string, any>;
   key?: string;
-  /** The channel that a hybrid event was shown on. */
+  /** The channel that a hybrid event was shown on … */
   realtimeChannel?: string;
+  /** … and the event before it there, from this stream. */
+  prevMessageId?: string;
 }
 
 /** An event that was handed to a consumer, who holds it until it is settled or the lease ends. */
@@ -120,8 +123,8 @@ export function encodeTime(time: string | number | Date | null | undefined): str
 
 /** The deliveries of an answer, with the exact text of their payloads. */
 export function decodeDeliveries(text: string, group: string, consumer: string): ProcessedEvent[] {
-  const { events } = parseAnswer<{ events: ProcessedEvent[] }>(text);
-  if (events.length === 0) return events;
+  const { events } = parseAnswer<Schemas["Deliveries"]>(text);
+  if (events.length === 0) return [];
   const payloads = memberTexts(text, "events", "payload");
   return events.map((event, index) => ({
     ...event,
@@ -133,9 +136,9 @@ export function decodeDeliveries(text: string, group: string, consumer: string):
 
 /** One line of a replay. An error that ended it is thrown. */
 export function decodeLine<T>(line: string): StoredEvent<T> {
-  const event = parseAnswer<StoredEvent<T> & { error?: { code: string; message: string } }>(line);
+  const event = parseAnswer<Schemas["Event"] & Partial<Schemas["Error"]>>(line);
   if (event.error && event.messageId === undefined) {
     throw new ApixError(event.error.code, event.error.message);
   }
-  return { ...event, payloadText: memberText(line, "payload") ?? "null" };
+  return { ...event, payload: event.payload as T, payloadText: memberText(line, "payload") ?? "null" };
 }

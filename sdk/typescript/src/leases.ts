@@ -4,6 +4,7 @@ import type { Credentials } from "./credentials.js";
 import { ApixError } from "./error.js";
 import type { ProcessedEvent } from "./event.js";
 import type { Http } from "./http.js";
+import type { Schemas } from "./schemas.js";
 
 /** A shorter lease than this is not asked for. */
 const SHORTEST_LEASE_MS = 100;
@@ -139,10 +140,10 @@ export async function extendLeases(
   leaseMs: number,
 ): Promise<string[]> {
   try {
-    const answer = await http.json<{ extended: number; leaseLost?: string[] }>(context, {
+    const answer = await http.json<Schemas["Extended"]>(context, {
       method: "POST",
       path: ["streams", streamName, "groups", group, "extend"],
-      body: JSON.stringify({ messageIds, consumer, leaseMs }),
+      body: JSON.stringify({ messageIds, consumer, leaseMs } satisfies Schemas["Extend"]),
       repeatable: true,
     });
     return answer.leaseLost ?? [];

@@ -34,6 +34,7 @@ import type {
   ServiceOptions,
 } from "./options.js";
 import { replay, type ReplayOptions } from "./replay.js";
+import type { Schemas } from "./schemas.js";
 
 /** The group of calls that name none. */
 export const DEFAULT_GROUP = "processors";
@@ -111,7 +112,7 @@ export class TenantMessagingService {
     const text = await this.http.text(context, {
       method: "POST",
       path: ["streams", streamName, "groups", group, "read"],
-      body: JSON.stringify({ consumer: consumerName, count: batchSize, waitMs }),
+      body: JSON.stringify({ consumer: consumerName, count: batchSize, waitMs } satisfies Schemas["Read"]),
       // A read whose answer is lost leaves its deliveries to their leases.
       repeatable: true,
       waitMs,
@@ -147,7 +148,7 @@ export class TenantMessagingService {
     const { reason, deadLetter } = options;
     const retryAfterMs = options.retryAfterMs === undefined ? undefined : Math.max(0, Math.round(options.retryAfterMs));
     try {
-      return await this.http.json<Rejected>(context, {
+      return await this.http.json<Schemas["Rejected"]>(context, {
         method: "POST",
         path: ["streams", streamName, "groups", group, "reject"],
         body: JSON.stringify({ messageId, consumer, deliveryCount, reason, retryAfterMs, deadLetter }),
@@ -205,7 +206,7 @@ export class TenantMessagingService {
 
   /** Publishes a message to everyone subscribed now. Resolves to the broker subscriptions reached. */
   async publishRealtimeMessage(context: TenantContext, channel: string, message: NewRealtimeMessage): Promise<number> {
-    const answer = await this.http.json<{ subscriberCount: number }>(context, {
+    const answer = await this.http.json<Schemas["Published"]>(context, {
       method: "POST",
       path: ["channels", channel, "messages"],
       body: encodeMessage(context, message),
@@ -252,7 +253,7 @@ export class TenantMessagingService {
     const persisted = options.persistToStream ?? true;
     const automatic = persisted && this.automaticKeys ? automaticKey() : undefined;
     const key = options.idempotencyKey ?? automatic;
-    return this.http.json<HybridReceipt>(context, {
+    return this.http.json<Schemas["HybridReceipt"]>(context, {
       method: "POST",
       path: ["hybrid-events"],
       body: encodeHybrid(context, { ...options, eventType, payload }, options, key),
