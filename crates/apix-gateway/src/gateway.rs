@@ -28,6 +28,7 @@ struct Inner {
     request_ids: RequestIds,
     openapi: Bytes,
     draining: CancellationToken,
+    closing: CancellationToken,
     stopped: CancellationToken,
     tasks: TaskTracker,
 }
@@ -42,6 +43,7 @@ impl Gateway {
             request_ids: RequestIds::new(),
             openapi: openapi::document().into(),
             draining: CancellationToken::new(),
+            closing: CancellationToken::new(),
             stopped: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -79,6 +81,11 @@ impl Gateway {
     /// Cancelled when the shutdown begins: what waits should end, what works should finish.
     pub(crate) fn draining(&self) -> &CancellationToken {
         &self.inner.draining
+    }
+
+    /// Cancelled a moment later: connections end when their calls are answered.
+    pub(crate) fn closing(&self) -> &CancellationToken {
+        &self.inner.closing
     }
 
     /// Cancelled when the time to finish is over.

@@ -17,6 +17,9 @@ use crate::gateway::Gateway;
 use crate::http;
 use crate::stall::WriteLimit;
 
+/// How long connections are still accepted after the shutdown began: what has arrived at the
+/// machine by then, but was not seen yet, is served too.
+const ARRIVAL_GRACE: Duration = Duration::from_millis(50);
 /// How long what was told to stop at once may take to do so.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -48,25 +51,37 @@ where
     // Nothing outlives this future, not even if it is dropped.
     let _stop = gateway.stopped().clone().drop_guard();
     let router = http::router(gateway.clone());
-    let mut shutdown = pin!(shutdown);
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut shutdown => break,
-            (io, _) = listener.accept() => {
-                gateway.tasks().spawn(connection(io, gateway.clone(), router.clone()));
-            }
-        }
-    }
+    accept_until(shutdown, &mut listener, &gateway, &router).await;
+    gateway.draining().cancel();
+    let grace = tokio::time::sleep(ARRIVAL_GRACE);
+    accept_until(grace, &mut listener, &gateway, &router).await;
     drop(listener);
     drain(&gateway).await;
     Ok(())
 }
 
+async fn accept_until<L: Listener>(
+    end: impl Future<Output = ()>,
+    listener: &mut L,
+    gateway: &Gateway,
+    router: &Router,
+) {
+    let mut end = pin!(end);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut end => return,
+            (io, _) = listener.accept() => {
+                gateway.tasks().spawn(connection(io, gateway.clone(), router.clone()));
+            }
+        }
+    }
+}
+
 async fn drain(gateway: &Gateway) {
     let tasks = gateway.tasks();
     tracing::info!(tasks = tasks.len(), "draining");
-    gateway.draining().cancel();
+    gateway.closing().cancel();
     tasks.close();
     let limit = gateway.config().drain_timeout;
     if tokio::time::timeout(limit, tasks.wait()).await.is_err() {
@@ -88,13 +103,13 @@ where
         .serve_connection(io, TowerToHyperService::new(router))
         .with_upgrades();
     let mut connection = pin!(connection);
-    let mut draining = false;
+    let mut closing = false;
     loop {
         tokio::select! {
             biased;
             () = gateway.stopped().cancelled() => return,
-            () = gateway.draining().cancelled(), if !draining => {
-                draining = true;
+            () = gateway.closing().cancelled(), if !closing => {
+                closing = true;
                 connection.as_mut().graceful_shutdown();
             }
             done = connection.as_mut() => {

@@ -1,5 +1,7 @@
 //! The shutdown finishes what was accepted.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -109,4 +111,26 @@ async fn calls_in_flight_are_answered() {
         }
     }
     server.stopped().await;
+}
+
+#[tokio::test]
+async fn what_had_arrived_and_was_not_seen_yet_is_answered() {
+    let mut server = Server::start().await;
+    assert_eq!(server.get("/healthz", "x").await.status, 200);
+    // Blocking, so that the server, which shares this thread, has not seen any of them.
+    let sockets: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let mut socket = TcpStream::connect(server.addr).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+            socket
+        })
+        .collect();
+    server.stop();
+    server.stopped().await;
+    for mut socket in sockets {
+        let mut response = String::new();
+        socket.read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 200 OK"), "{response:?}");
+    }
 }
