@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use apix::{Error, Result, StoredEvent};
+use apix::{DeadBody, DeadLetter, Error, GroupKey, MessageId, Result, StoredEvent};
 use bytes::Bytes;
 
 use crate::codec::event;
+use crate::codec::rows::DeadRecord;
 use crate::store::{ReadPool, Wanted, damaged};
 use crate::waiting::{Found, FoundIn, Source};
 
@@ -64,4 +65,23 @@ fn place(source: &Source) -> String {
         Source::Entry(pos) => format!("table entry, pos {pos}"),
         Source::Copy(group) => format!("table group_copy, grp {group}"),
     }
+}
+
+/// A dead letter from its row.
+pub(crate) fn dead_letter(group: &GroupKey, id: MessageId, data: Bytes) -> Result<DeadLetter> {
+    let damage = || damaged(format_args!("apix.db: table dead_letter, event {id} of {group}"));
+    let record = DeadRecord::decode(data).ok_or_else(damage)?;
+    let body = if record.event.is_empty() {
+        DeadBody::Raw(vec![("fault".into(), record.reason.as_bytes().clone())])
+    } else {
+        let event = event::decode(group.stream.tenant(), id, &record.event);
+        DeadBody::Event(Box::new(event.ok_or_else(damage)?))
+    };
+    Ok(DeadLetter {
+        message_id: id,
+        reason: record.reason,
+        at_ms: record.at_ms,
+        attempts: record.attempts,
+        body,
+    })
 }

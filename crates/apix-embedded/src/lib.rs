@@ -24,16 +24,20 @@
 
 mod broker;
 mod checksum;
+mod client;
 mod clock;
 mod codec;
 mod commit;
 mod engine;
 mod fanout;
 mod fetch;
+mod folder;
 mod group;
+mod held;
 mod hybrid;
 mod lock;
 mod options;
+mod reading;
 mod row_log;
 mod store;
 mod stream_state;

@@ -5,7 +5,7 @@ use apix::{Attempt, ConsumerName, MessageId};
 use bytes::Bytes;
 
 use super::wire::{Decoder, Encoder};
-use crate::group::{Held, HeldState};
+use crate::held::{Held, HeldState};
 
 const GONE: u8 = 0;
 const OUT: u8 = 1;

@@ -7,9 +7,35 @@ use bytes::Bytes;
 use super::state::Engine;
 use super::turn::Turn;
 use crate::codec::rows::DeadRecord;
-use crate::group::{GroupNo, Held, HeldState, Kept};
+use crate::group::GroupNo;
+use crate::held::{Held, HeldState, Kept};
 use crate::store::{Change, damaged};
 use crate::waiting::Source;
+
+/// The most dead letters that one turn does something with.
+const PART: usize = 1_000;
+
+/// Dead letters to do something with, those after `after`.
+#[derive(Clone, Debug)]
+pub(crate) struct Chosen {
+    pub(crate) which: DeadLetterChoice,
+    pub(crate) after: Option<MessageId>,
+}
+
+/// What was done with a part of them.
+#[derive(Debug)]
+pub(crate) struct DonePart {
+    pub(crate) count: u64,
+    /// The last one that was looked at, if there may be more.
+    pub(crate) more_after: Option<MessageId>,
+}
+
+impl DonePart {
+    fn of(ids: &[MessageId], count: u64) -> Self {
+        let more_after = ids.last().copied().filter(|_| ids.len() == PART);
+        Self { count, more_after }
+    }
+}
 
 /// Dead letters that were found: the records that are in memory; the others are in the store.
 #[derive(Debug)]
@@ -101,15 +127,20 @@ impl Engine {
         Ok(FoundDead { group, letters: letters.map(|(id, here)| (*id, here.clone())).collect() })
     }
 
-    fn chosen(&self, no: GroupNo, which: &DeadLetterChoice) -> Vec<MessageId> {
+    /// The next part of the chosen dead letters that there are.
+    fn part(&self, no: GroupNo, chosen: &Chosen) -> Vec<MessageId> {
         let Some(group) = self.groups.get(&no) else { return Vec::new() };
-        match which {
-            DeadLetterChoice::All => group.dead.keys().copied().collect(),
+        let from = chosen.after.map_or(MessageId::MIN, MessageId::next);
+        match &chosen.which {
+            DeadLetterChoice::All => {
+                group.dead.range(from..).map(|(id, _)| *id).take(PART).collect()
+            }
             DeadLetterChoice::Ids(ids) => {
-                let mut ids: Vec<_> =
-                    ids.iter().copied().filter(|id| group.dead.contains_key(id)).collect();
+                let there = |id: &MessageId| *id >= from && group.dead.contains_key(id);
+                let mut ids: Vec<_> = ids.iter().copied().filter(there).collect();
                 ids.sort_unstable();
                 ids.dedup();
+                ids.truncate(PART);
                 ids
             }
         }
@@ -126,28 +157,29 @@ impl Engine {
         data.and_then(DeadRecord::decode).ok_or_else(damage)
     }
 
-    /// Hands dead letters out again.
+    /// Hands a part of the dead letters out again.
     pub(crate) fn retry_dead_letters(
         &mut self,
         turn: &mut Turn,
         key: &GroupKey,
-        which: &DeadLetterChoice,
-    ) -> Result<u64> {
+        chosen: &Chosen,
+    ) -> Result<DonePart> {
         let no = self.group_no(key)?;
-        let mut records = Vec::new();
-        for id in self.chosen(no, which) {
-            let record = self.dead_record(turn, no, id)?;
+        let ids = self.part(no, chosen);
+        let mut records = Vec::with_capacity(ids.len());
+        for id in &ids {
+            let record = self.dead_record(turn, no, *id)?;
             if !record.event.is_empty() {
-                records.push((id, record.event));
+                records.push((*id, record.event));
             }
         }
-        let retried = records.len() as u64;
+        let count = records.len() as u64;
         for (id, record) in records {
             self.revive(turn, no, id, record);
         }
-        turn.batch.flush |= retried > 0;
+        turn.batch.flush |= count > 0;
         turn.touched.push(no);
-        Ok(retried)
+        Ok(DonePart::of(&ids, count))
     }
 
     fn revive(&mut self, turn: &mut Turn, no: GroupNo, id: MessageId, record: Bytes) {
@@ -170,22 +202,23 @@ impl Engine {
         group.put(id, held);
     }
 
-    /// Drops dead letters.
+    /// Drops a part of the dead letters.
     pub(crate) fn discard_dead_letters(
         &mut self,
         turn: &mut Turn,
         key: &GroupKey,
-        which: &DeadLetterChoice,
-    ) -> Result<u64> {
+        chosen: &Chosen,
+    ) -> Result<DonePart> {
         let no = self.group_no(key)?;
-        let chosen = self.chosen(no, which);
-        let Some(group) = self.groups.get_mut(&no) else { return Ok(0) };
-        for id in &chosen {
-            group.dead.remove(id);
-            turn.batch.changes.push(Change::DropDead { group: no, id: *id });
+        let ids = self.part(no, chosen);
+        if let Some(group) = self.groups.get_mut(&no) {
+            for id in &ids {
+                group.dead.remove(id);
+                turn.batch.changes.push(Change::DropDead { group: no, id: *id });
+            }
         }
-        turn.batch.flush |= !chosen.is_empty();
-        Ok(chosen.len() as u64)
+        turn.batch.flush |= !ids.is_empty();
+        Ok(DonePart::of(&ids, ids.len() as u64))
     }
 
     /// Whether an event that its reader did not find in the store should be there.

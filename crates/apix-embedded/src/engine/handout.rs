@@ -7,7 +7,8 @@ use tokio::sync::oneshot;
 use super::state::Engine;
 use super::turn::Turn;
 use crate::clock::Now;
-use crate::group::{GroupNo, GroupState, Kept};
+use crate::group::{GroupNo, GroupState};
+use crate::held::Kept;
 use crate::stream_state::StreamState;
 use crate::waiting::{Found, FoundIn, Handed, Source, Waiter};
 

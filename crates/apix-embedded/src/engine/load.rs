@@ -11,7 +11,8 @@ use super::turn::Turn;
 use crate::clock::Now;
 use crate::codec::group::{GroupRecord, HeldRecord};
 use crate::codec::{group as group_codec, rows};
-use crate::group::{GroupState, Held, HeldState, Kept};
+use crate::group::GroupState;
+use crate::held::{Held, HeldState, Kept};
 use crate::store::{Change, Store, StoreFault, damaged};
 use crate::stream_state::{KnownKey, Slot, StreamState};
 

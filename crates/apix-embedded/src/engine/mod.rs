@@ -18,7 +18,7 @@ mod trim;
 mod turn;
 
 pub(crate) use append::Prepared;
-pub(crate) use dead::FoundDead;
+pub(crate) use dead::{Chosen, DonePart, FoundDead};
 pub(crate) use handout::GroupRead;
 pub(crate) use range::Looked;
 pub(crate) use state::{Engine, EngineOptions};

@@ -9,7 +9,8 @@ use apix::{
 use super::state::Engine;
 use super::turn::Turn;
 use crate::clock::whole_ms;
-use crate::group::{GroupNo, Kept};
+use crate::group::GroupNo;
+use crate::held::Kept;
 use crate::store::Change;
 
 /// A retry due later than this is kept beside the stream, which then need not keep the event.

@@ -12,10 +12,10 @@ use crate::store::Change;
 use crate::stream_state::{Slot, StreamState};
 
 /// The most events that one call removes.
-const MAX_TRIMMED: usize = 10_000;
+const MAX_TRIMMED: usize = 5_000;
 
 /// The most events of deleted streams that go from the store in one turn.
-const MAX_PURGED: usize = 10_000;
+const MAX_PURGED: usize = 5_000;
 
 /// The most streams that are looked at in one turn only because time has passed.
 const MAX_LOOKED_AT: usize = 2_000;

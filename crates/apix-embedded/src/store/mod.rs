@@ -5,6 +5,7 @@
 //! now and then all of it.
 
 mod batch;
+mod change_rows;
 mod fault;
 mod image;
 mod log_check;

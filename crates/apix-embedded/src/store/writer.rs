@@ -9,7 +9,8 @@ use bytes::Bytes;
 use rusqlite::config::DbConfig;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
-use super::batch::{Batch, Change};
+use super::batch::Batch;
+use super::change_rows::write_change;
 use super::fault::{StoreFault, damaged};
 use super::{log_check, schema};
 use crate::codec::rows::{decode_index, encode_index, encode_keys};
@@ -219,128 +220,4 @@ fn write_events(connection: &Connection, batch: &Batch, flushed: u64) -> rusqlit
             .execute(params![signed(batch.keys_row), row])?;
     }
     Ok(bytes)
-}
-
-/// Writes one change. Returns about how many bytes.
-#[allow(clippy::too_many_lines)] // one arm a kind of row, all alike
-fn write_change(connection: &Connection, change: &Change) -> rusqlite::Result<usize> {
-    let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| {
-        connection.prepare_cached(sql)?.execute(params).map(drop)
-    };
-    match change {
-        Change::NextNo(no) => {
-            schema::put_meta(connection, "next_no", signed(*no))?;
-            Ok(8)
-        }
-        Change::NextPos(pos) => {
-            schema::put_meta(connection, "next_pos", signed(*pos))?;
-            Ok(8)
-        }
-        Change::PutStream { no, tenant, name, data } => {
-            let sql =
-                "INSERT OR REPLACE INTO stream (no, tenant, name, data) VALUES (?1, ?2, ?3, ?4)";
-            run(sql, params![signed(*no), tenant, name, data])?;
-            Ok(data.len())
-        }
-        Change::DropStream(no) => {
-            run("DELETE FROM stream WHERE no = ?1", params![signed(*no)])?;
-            Ok(8)
-        }
-        Change::PutGroup { no, stream, name, settings } => {
-            let sql = "INSERT OR REPLACE INTO consumer_group (no, stream, name, settings) \
-                       VALUES (?1, ?2, ?3, ?4)";
-            run(sql, params![signed(*no), signed(*stream), name, settings])?;
-            Ok(settings.len())
-        }
-        Change::DropGroup { no, rows } => {
-            for sql in [
-                "DELETE FROM consumer_group WHERE no = ?1",
-                "DELETE FROM group_snapshot WHERE grp = ?1",
-                "DELETE FROM group_copy WHERE grp = ?1",
-                "DELETE FROM dead_letter WHERE grp = ?1",
-            ] {
-                run(sql, params![signed(*no)])?;
-            }
-            drop_changes(connection, rows)?;
-            Ok(64)
-        }
-        Change::PutDelta { row, group, data } => {
-            let sql = "INSERT INTO group_change (row, grp, data) VALUES (?1, ?2, ?3)";
-            run(sql, params![signed(*row), signed(*group), data])?;
-            Ok(data.len())
-        }
-        Change::PutSnapshot { group, upto, data, rows } => {
-            let sql = "INSERT OR REPLACE INTO group_snapshot (grp, upto, data) VALUES (?1, ?2, ?3)";
-            run(sql, params![signed(*group), signed(*upto), data])?;
-            drop_changes(connection, rows)?;
-            Ok(data.len())
-        }
-        Change::PutCopy { group, id, data } => {
-            let sql =
-                "INSERT OR REPLACE INTO group_copy (grp, ms, seq, data) VALUES (?1, ?2, ?3, ?4)";
-            run(sql, params![signed(*group), signed(id.ms), signed(id.seq), &data[..]])?;
-            Ok(data.len())
-        }
-        Change::DropCopy { group, id } => {
-            let sql = "DELETE FROM group_copy WHERE grp = ?1 AND ms = ?2 AND seq = ?3";
-            run(sql, params![signed(*group), signed(id.ms), signed(id.seq)])?;
-            Ok(32)
-        }
-        Change::PutDead { group, id, data } => {
-            let sql =
-                "INSERT OR REPLACE INTO dead_letter (grp, ms, seq, data) VALUES (?1, ?2, ?3, ?4)";
-            run(sql, params![signed(*group), signed(id.ms), signed(id.seq), &data[..]])?;
-            Ok(data.len())
-        }
-        Change::DropDead { group, id } => {
-            let sql = "DELETE FROM dead_letter WHERE grp = ?1 AND ms = ?2 AND seq = ?3";
-            run(sql, params![signed(*group), signed(id.ms), signed(id.seq)])?;
-            Ok(32)
-        }
-        Change::DropEntries(positions) => {
-            let sql = "DELETE FROM entry WHERE pos BETWEEN ?1 AND ?2";
-            for (first, last) in runs(positions) {
-                run(sql, params![signed(first), signed(last)])?;
-            }
-            // Each may lie on a page of its own, but neighbours mostly do not.
-            Ok(positions.len() * 512)
-        }
-        Change::DropIndex(first_pos) => {
-            run("DELETE FROM commit_index WHERE first_pos = ?1", params![signed(*first_pos)])?;
-            Ok(64)
-        }
-        Change::DropKeys(row) => {
-            run("DELETE FROM idempotency WHERE row = ?1", params![signed(*row)])?;
-            Ok(64)
-        }
-        Change::PutFeed { no, tenant, channel, stream } => {
-            let sql = "INSERT INTO feed (no, tenant, channel, stream) VALUES (?1, ?2, ?3, ?4)";
-            run(sql, params![signed(*no), tenant, channel, stream])?;
-            Ok(64)
-        }
-        Change::PutTip { feed, id: Some(id) } => {
-            let sql = "INSERT OR REPLACE INTO feed_tip (feed, ms, seq) VALUES (?1, ?2, ?3)";
-            run(sql, params![signed(*feed), signed(id.ms), signed(id.seq)])?;
-            Ok(64)
-        }
-        Change::PutTip { feed, id: None } => {
-            run("DELETE FROM feed_tip WHERE feed = ?1", params![signed(*feed)])?;
-            Ok(32)
-        }
-        Change::DropFeed(no) => {
-            run("DELETE FROM feed WHERE no = ?1", params![signed(*no)])?;
-            run("DELETE FROM feed_tip WHERE feed = ?1", params![signed(*no)])?;
-            Ok(64)
-        }
-    }
-}
-
-fn drop_changes(connection: &Connection, rows: &[u64]) -> rusqlite::Result<()> {
-    let mut delete = connection.prepare_cached("DELETE FROM group_change WHERE row = ?1")?;
-    rows.iter().try_for_each(|row| delete.execute([signed(*row)]).map(drop))
-}
-
-/// Ascending positions as runs without a gap.
-fn runs(positions: &[u64]) -> impl Iterator<Item = (u64, u64)> + '_ {
-    positions.chunk_by(|a, b| a + 1 == *b).map(|run| (run[0], run[run.len() - 1]))
 }

@@ -275,7 +275,7 @@ impl Pair {
 
     fn named(&self, which: usize, anyone: bool) -> Option<(usize, usize, Receipt, Named)> {
         // Mostly what was handed out last; sometimes long ago.
-        let back = if which % 3 == 0 { which } else { which % 6 } % self.out.len().max(1);
+        let back = if which.is_multiple_of(3) { which } else { which % 6 } % self.out.len().max(1);
         let (s, g, id, who, count) = self.out.iter().rev().nth(back)?.clone();
         let holder = (!anyone).then(|| Holder {
             consumer: consumer(&who),
