@@ -37,8 +37,8 @@ pub(crate) struct ServeArgs {
     /// embedded:apix-data]
     #[arg(long, env = "APIX_BROKER", value_name = "URL", hide_env_values = true)]
     broker: Option<BrokerUrl>,
-    /// How safe an event is when its id is returned: disk, disk-interval[:MS], memory or
-    /// replicas:N [default: disk when embedded, else memory]
+    /// How safe an event is when its id is returned: disk, disk-interval or disk-interval:MS,
+    /// memory, replicas:N [default: disk when embedded, else memory]
     #[arg(long, env = "APIX_DURABILITY", value_parser = parse_durability)]
     durability: Option<Durability>,
     /// Serve TLS with this certificate chain, a PEM file

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use apix::{Broker, Durability, ErrorKind, TenantMessagingService};
 use apix_embedded::{EmbeddedBroker, EmbeddedOptions, Location};
 use apix_redis::{RedisBroker, RedisOptions, TlsOptions};
+use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -69,6 +70,8 @@ async fn serve(
     config: apix_gateway::GatewayConfig,
     shutdown: watch::Receiver<bool>,
 ) -> Result<()> {
+    // Small answers go out at once; a socket that refuses this is about to fail anyway.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     Ok(apix_gateway::run(listener, service, config, signals::asked(shutdown)).await?)
 }
 

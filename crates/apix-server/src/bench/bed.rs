@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use crate::broker_url::durability_text;
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::live::LiveConnection;
@@ -53,12 +54,14 @@ struct Update<'a> {
 }
 
 impl Bed {
-    /// What the rows of the table say.
+    /// Where it happens, and how safe events are there.
     pub(super) fn name(&self) -> String {
         match self {
-            Self::Server(_) => "over HTTP".to_owned(),
+            Self::Server(client) => format!("over HTTP, {}", client.base()),
             Self::Process { service, .. } => {
-                format!("in process, {}", service.broker().info().name)
+                let info = service.broker().info();
+                let durability = durability_text(info.durability);
+                format!("in this process, {}, durability {durability}", info.name)
             }
         }
     }

@@ -46,6 +46,8 @@ pub(super) fn record(histogram: &mut Histogram<u64>, began: Instant) {
 pub(super) struct Measurement {
     /// What exactly was done, in words.
     pub(super) what: String,
+    /// How many did it, with how much, and where.
+    pub(super) setting: String,
     /// What a latency is the time of.
     pub(super) latency_of: &'static str,
     pub(super) events: u64,
@@ -58,8 +60,12 @@ pub(super) struct Measurement {
 /// The quantiles that are shown.
 const QUANTILES: [(&str, f64); 4] = [("P50", 0.5), ("P90", 0.9), ("P99", 0.99), ("P99.9", 0.999)];
 
-/// Prints measurements for people.
+/// Prints measurements of one setting for people.
 pub(super) fn print_table(all: &[Measurement]) -> io::Result<()> {
+    if let Some(one) = all.first() {
+        print_line(&one.setting)?;
+        print_line("")?;
+    }
     let mut header =
         vec![("MEASURED", Align::Left), ("EVENTS", Align::Right), ("RATE", Align::Right)];
     header.extend(QUANTILES.iter().map(|(name, _)| (*name, Align::Right)));
@@ -87,6 +93,7 @@ pub(super) fn print_lines(all: &[Measurement]) -> io::Result<()> {
     for one in all {
         let mut line = serde_json::json!({
             "what": one.what,
+            "setting": one.setting,
             "events": one.events,
             "seconds": one.elapsed.as_secs_f64(),
             "latencyOf": one.latency_of,

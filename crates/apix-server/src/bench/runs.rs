@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use apix::{Json, TenantContext, TenantMessagingService};
 use hdrhistogram::Histogram;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::args::{Bench, What};
-use super::bed::{Arrived, Bed};
+use super::bed::{Arrived, Bed, Receiver};
 use super::measure::{Latencies, Measurement, empty, print_lines, print_table, record};
 use crate::client::Client;
 use crate::config::BrokerConfig;
@@ -23,6 +24,10 @@ const TENANT: &str = "bench";
 
 /// After so long without a message the rest of them counts as lost.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// Messages that are published and not received yet: well within a subscriber's queue of 1 MiB.
+const WINDOW_BYTES: usize = 256 << 10;
+const MAX_WINDOW: usize = 512;
 
 /// Measures and prints.
 pub(crate) async fn run(args: Bench) -> Result<()> {
@@ -93,8 +98,9 @@ struct Run {
 }
 
 impl Run {
-    fn described(&self, what: &str) -> String {
-        format!("{what}, {} callers, {} B, {}", self.callers, self.payload.len(), self.bed.name())
+    fn setting(&self) -> String {
+        let bytes = self.payload.len();
+        format!("{} callers, payloads of {bytes} B, {}", self.callers, self.bed.name())
     }
 
     async fn add(&self) -> Result<Measurement> {
@@ -114,7 +120,8 @@ impl Run {
             batch => format!("add, {batch} events a call"),
         };
         Ok(Measurement {
-            what: self.described(&what),
+            what,
+            setting: self.setting(),
             latency_of: "call to id returned",
             events: self.events,
             elapsed,
@@ -137,7 +144,8 @@ impl Run {
             })
             .await?;
         Ok(Measurement {
-            what: self.described(&format!("read and acknowledge, up to {batch} events a call")),
+            what: format!("read and acknowledge, up to {batch} events a call"),
+            setting: self.setting(),
             latency_of: "read with its acknowledgement",
             events: self.events,
             elapsed,
@@ -211,48 +219,80 @@ impl Run {
         let mut receiver = self.bed.subscribe(&self.name).await?;
         let epoch = Instant::now();
         let total = self.events;
+        // Publishers that know no bound would only measure how fast a queue overflows.
+        let window = (WINDOW_BYTES / self.payload.len()).clamp(1, MAX_WINDOW);
+        let room = Arc::new(Semaphore::new(window));
+        let freed = Arc::clone(&room);
         let receiving = tokio::spawn(async move {
-            let mut latencies = empty()?;
-            let (mut received, mut missed) = (0_u64, 0_u64);
-            while received + missed < total {
-                let Ok(arrived) = tokio::time::timeout(SILENCE, receiver.next()).await else {
-                    break;
-                };
-                match arrived? {
-                    Arrived::Message(data) => {
-                        received += 1;
-                        record_sent_at(&mut latencies, epoch, &data);
-                    }
-                    Arrived::Missed(count) => missed += count.unwrap_or(0),
-                }
-            }
-            anyhow::Ok((received, missed, latencies, epoch.elapsed()))
+            let received = receive(&mut receiver, epoch, total, &freed).await;
+            // Nobody waits for room that will never be made.
+            freed.close();
+            received
         });
         let (bed, channel, bytes) = (self.bed.clone(), self.name.clone(), self.payload.len());
         self.all_callers("messages published", 1, move |_, _| {
-            let (bed, channel) = (bed.clone(), channel.clone());
+            let (bed, channel, room) = (bed.clone(), channel.clone(), Arc::clone(&room));
             async move {
+                match room.acquire().await {
+                    Ok(permit) => permit.forget(),
+                    Err(_) => return Ok(1),
+                }
                 bed.publish(&channel, stamped(epoch, bytes)).await?;
                 Ok(1)
             }
         })
         .await?;
-        let (received, missed, latencies, elapsed) = receiving.await??;
-        let unaccounted = total - (received + missed).min(total);
+        let Received { count, missed, latencies, elapsed } = receiving.await??;
+        let late = total - (count + missed).min(total);
         Ok(Measurement {
-            what: self.described("publish to one subscriber"),
+            what: format!("publish to one subscriber, {window} on the way"),
+            setting: self.setting(),
             latency_of: "publish called to message received",
-            events: received,
+            events: count,
             elapsed,
             latencies,
-            note: (received < total).then(|| {
+            note: (count < total).then(|| {
                 format!(
-                    "of {total} messages the subscriber received {received}; it was told of \
-                     {missed} that it missed, {unaccounted} did not come in time"
+                    "of {total} messages the subscriber received {count}; it was told of {missed} \
+                     that it missed, {late} did not come in time"
                 )
             }),
         })
     }
+}
+
+/// What a subscriber got.
+struct Received {
+    count: u64,
+    missed: u64,
+    latencies: Histogram<u64>,
+    elapsed: Duration,
+}
+
+async fn receive(
+    receiver: &mut Receiver,
+    epoch: Instant,
+    total: u64,
+    room: &Semaphore,
+) -> Result<Received> {
+    let mut got = Received { count: 0, missed: 0, latencies: empty()?, elapsed: Duration::ZERO };
+    while got.count + got.missed < total {
+        let Ok(arrived) = tokio::time::timeout(SILENCE, receiver.next()).await else { break };
+        match arrived? {
+            Arrived::Message(data) => {
+                got.count += 1;
+                record_sent_at(&mut got.latencies, epoch, &data);
+                room.add_permits(1);
+            }
+            Arrived::Missed(count) => {
+                let count = count.unwrap_or(0);
+                got.missed += count;
+                room.add_permits(usize::try_from(count).unwrap_or(MAX_WINDOW));
+            }
+        }
+        got.elapsed = epoch.elapsed();
+    }
+    Ok(got)
 }
 
 /// Waits for all callers and shows how far they are.

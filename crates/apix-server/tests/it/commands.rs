@@ -324,12 +324,12 @@ fn a_benchmark_counts_and_cleans_up() {
     assert_eq!(all.len(), 3);
     for one in &all {
         assert_eq!(one["events"], 300, "{one}");
-        assert!(one["what"].as_str().unwrap().contains("over HTTP"));
+        assert!(one["setting"].as_str().unwrap().contains("over HTTP"));
         assert!(one["p50Us"].as_u64().unwrap() <= one["maxUs"].as_u64().unwrap());
     }
     assert_eq!(server.json(&["streams"])["streams"], json!([]));
     let table = server.ok(&["bench", "add", "--events", "100"]);
-    assert!(table.starts_with("MEASURED") && table.contains("add, one event a call"), "{table}");
+    assert!(table.contains("MEASURED") && table.contains("add, one event a call"), "{table}");
     let inside =
         server.ok(&["bench", "--broker", "memory:", "--events", "1000", "--batch", "10", "--json"]);
     assert_eq!(inside.lines().count(), 3, "{inside}");

@@ -1,9 +1,9 @@
 //! `apix serve --dev` as a newcomer meets it.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
-use crate::run::{apix, run_in};
+use crate::run::{apix, finish, run_in};
 use crate::server::{Server, TOKEN, folder, http};
 
 /// A server that prints what a person sees, and what it printed.
@@ -49,19 +49,9 @@ impl Drop for Shown {
 /// As another terminal would: a fresh shell, elsewhere, with nothing of ours in its environment.
 fn paste(line: &str) -> String {
     let elsewhere = folder();
-    let mut child = Command::new("sh")
-        .args(["-c", line])
-        .env_remove("APIX_URL")
-        .env_remove("APIX_TOKEN")
-        .current_dir(elsewhere.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut shown = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut shown).unwrap();
-    assert!(child.wait().unwrap().success(), "{line}: {shown}");
-    shown
+    let mut shell = Command::new("sh");
+    shell.args(["-c", line]).env_remove("APIX_URL").env_remove("APIX_TOKEN");
+    finish(shell.current_dir(elsewhere.path()).stdin(Stdio::null())).ok()
 }
 
 #[test]
@@ -96,7 +86,7 @@ fn the_token_is_random_and_has_no_rights_beyond_its_tenant() {
     assert_ne!(first, second.after("token"));
     let mut foreign = apix();
     foreign.env("APIX_URL", second.after("address")).env("APIX_TOKEN", first);
-    let refused = crate::run::finish(foreign.args(["streams"])).refused(3);
+    let refused = finish(foreign.args(["streams"])).refused(3);
     assert!(refused.contains("(unauthorized)"), "{refused}");
 }
 

@@ -1,12 +1,11 @@
 //! Running `apix` to its end.
 
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
-
-use crate::server::signal;
 
 /// No command of the tests takes nearly so long.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -66,12 +65,14 @@ pub(crate) fn run_in(folder: &Path, arguments: &[&str]) -> Ran {
 
 /// Runs `command` to its end.
 pub(crate) fn finish(command: &mut Command) -> Ran {
-    finish_child(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+    finish_child(command.spawn().unwrap())
 }
 
 /// Runs `command` with `input` on its standard input.
 pub(crate) fn finish_with_input(command: &mut Command, input: &[u8]) -> Ran {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.process_group(0).stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
@@ -82,13 +83,14 @@ pub(crate) fn finish_with_input(command: &mut Command, input: &[u8]) -> Ran {
     ran
 }
 
-/// Ends it by force when it takes far too long: a test that waits for ever tells nothing.
+/// Ends it with all that it has started, by force, when it takes far too long: a test that waits for ever tells nothing.
 fn finish_child(child: Child) -> Ran {
     let pid = child.id();
     let (done, ended) = mpsc::channel::<()>();
     let guard = std::thread::spawn(move || {
         if ended.recv_timeout(LONGEST) == Err(mpsc::RecvTimeoutError::Timeout) {
-            signal(pid, "KILL");
+            let group = format!("-{pid}");
+            let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
         }
     });
     let output = child.wait_with_output().unwrap();
