@@ -29,7 +29,7 @@ use crate::gateway::Gateway;
 
 /// Answers of so many batches may wait for the client.
 const BATCHES_AHEAD: usize = 4;
-/// A batch takes no further line beyond so many bytes of payload.
+/// A batch takes no further line beyond so many bytes.
 const FULL_BATCH_BYTES: usize = 2 << 20;
 
 /// Begins to add the lines of `upload`; the answer streams.
@@ -74,7 +74,7 @@ struct Ingest {
 struct Batch {
     lines: Vec<(u64, Result<(), ApiError>)>,
     events: Vec<Event>,
-    payload_bytes: usize,
+    bytes: usize,
 }
 
 /// Why no more is read.
@@ -114,12 +114,10 @@ impl Ingest {
                     }
                 }
                 () = &mut draining, if end.is_none() => {
-                    end = Some(End::Refused(self.stopping()));
+                    end = Some(End::Refused(stopping()));
                 }
                 () = &mut expired, if end.is_none() => {
-                    end = Some(End::Refused(ApiError::unauthorized(
-                        "the token has expired: this line and those after it were not read",
-                    )));
+                    end = Some(End::Refused(token_ended()));
                 }
                 piece = tokio::time::timeout(limit, pieces.next()), if reads => match piece {
                     Ok(Some(Ok(piece))) => self.lines.push(&piece),
@@ -136,16 +134,9 @@ impl Ingest {
         }
     }
 
-    fn stopping(&self) -> ApiError {
-        ApiError::new(
-            ErrorCode::ShuttingDown,
-            "the server is stopping: this line and those after it were not read; send them again",
-        )
-    }
-
     fn batch_is_full(&self) -> bool {
         self.batch.lines.len() >= self.target.gateway.service().limits().max_batch_events
-            || self.batch.payload_bytes >= FULL_BATCH_BYTES
+            || self.batch.bytes >= FULL_BATCH_BYTES
     }
 
     /// Moves whole lines into the batch, and what follows the last break once all was read.
@@ -160,9 +151,9 @@ impl Ingest {
                 (None, _) => return,
             };
             let number = line.number;
+            self.batch.bytes += line.text.as_ref().map_or(0, Bytes::len);
             match self.target.read(line) {
                 Ok(event) => {
-                    self.batch.payload_bytes += event.payload.len();
                     self.batch.events.push(event);
                     self.batch.lines.push((number, Ok(())));
                 }
@@ -247,6 +238,17 @@ impl Target {
 /// Whether an error of a batch is that of one of its events.
 fn is_of_one_event(code: ErrorCode) -> bool {
     matches!(code, ErrorCode::InvalidRequest | ErrorCode::TooLarge | ErrorCode::IdempotencyConflict)
+}
+
+fn stopping() -> ApiError {
+    ApiError::new(
+        ErrorCode::ShuttingDown,
+        "the server is stopping: this line and those after it were not read; send them again",
+    )
+}
+
+fn token_ended() -> ApiError {
+    ApiError::unauthorized("the token has expired: this line and those after it were not read")
 }
 
 fn no_answer() -> ApiError {

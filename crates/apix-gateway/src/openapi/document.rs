@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::operations::{Body, Operation, Param, all};
+use super::operation::{Body, Operation, Param};
+use super::operations::all;
 use super::schemas::schemas;
 use crate::error::ErrorCode;
 

@@ -18,4 +18,5 @@ mod ndjson;
 mod openapi;
 mod schema;
 mod shutdown;
+mod sse;
 mod streams;
