@@ -95,7 +95,9 @@ pub(crate) async fn run(args: Hybrid) -> Result<()> {
     let id = shown.stream_message_id.unwrap_or_default();
     match shown.subscriber_count {
         Some(count) => print_line(&format!("{id}  subscribers reached: {count}"))?,
-        None => print_line(&format!("{id}  stored, but not shown live"))?,
+        None => print_line(&format!(
+            "{id}  stored; not shown live (a repeat, or the channel is out of reach)"
+        ))?,
     }
     Ok(())
 }

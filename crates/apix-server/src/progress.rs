@@ -1,9 +1,10 @@
 //! How far a long piece of work is.
 
+use std::fmt;
 use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// How many things, of how many, how fast: on standard error, only where a person watches and
 /// only once there is more than a screenful.
@@ -47,9 +48,13 @@ impl Progress {
         } else {
             "{spinner} {human_pos}"
         };
-        let template = format!("{bar} {} {{per_sec}} {{elapsed}}", self.unit);
+        let template = format!("{bar} {} {{rate}} {{elapsed}}", self.unit);
         if let Ok(style) = ProgressStyle::with_template(&template) {
-            self.bar.set_style(style);
+            let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
+                // What cannot be written here is only missing from the bar.
+                let _ = write!(out, "{:.0}/s", state.per_sec());
+            };
+            self.bar.set_style(style.with_key("rate", rate));
         }
         self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
         self.bar.enable_steady_tick(Duration::from_millis(200));

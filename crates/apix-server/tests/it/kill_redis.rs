@@ -6,7 +6,7 @@ use crate::ledger::Ledger;
 use crate::redis::Redis;
 use crate::server::{Server, folder};
 
-const KILLS: usize = 8;
+const KILLS: usize = 20;
 const ADDED_BEFORE_A_KILL: usize = 300;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
