@@ -8,6 +8,7 @@ use apix::Result;
 use serde::{Deserialize, Deserializer};
 
 use crate::auth::Authenticator;
+use crate::cors::check_origins;
 use crate::credentials::AuthConfig;
 
 /// Everything that [`run`](crate::run) can be told.
@@ -40,6 +41,7 @@ impl GatewayConfig {
     /// Refuses settings that cannot work: a key file that cannot be read, a permission that is
     /// not known. [`run`](crate::run) does the same before it accepts a connection.
     pub fn check(&self) -> Result<()> {
+        check_origins(&self.http.allowed_origins)?;
         Authenticator::new(&self.auth).map(drop)
     }
 }
@@ -73,6 +75,9 @@ pub struct HttpConfig {
     /// The hosts, without port, that a `Host` header may name (default any). Beyond them:
     /// `host_not_allowed`.
     pub allowed_hosts: Option<Vec<String>>,
+    /// The origins whose pages may call from a browser, such as `https://app.example.com`
+    /// (default none). There is no wildcard.
+    pub allowed_origins: Vec<String>,
 }
 
 impl Default for HttpConfig {
@@ -85,6 +90,7 @@ impl Default for HttpConfig {
             request_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(60),
             allowed_hosts: None,
+            allowed_origins: Vec::new(),
         }
     }
 }

@@ -12,6 +12,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 
+use crate::cors::{admit, allowed_origin, preflight};
 use crate::error::{ApiError, ErrorCode};
 use crate::gateway::Gateway;
 
@@ -67,20 +68,19 @@ impl RequestIds {
 }
 
 /// Wraps every call, also those that no route takes.
-pub(crate) async fn edge(
-    State(gateway): State<Gateway>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+pub(crate) async fn edge(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = RequestId::of(request.headers(), gateway.request_ids());
     let method = request.method().clone();
     let path = request.extensions().get::<MatchedPath>().cloned();
+    let origin = allowed_origin(&gateway.http().allowed_origins, request.headers());
     let response = match check_host(&gateway, request.headers()) {
         Ok(()) => {
-            request.extensions_mut().insert(id.clone());
-            let call = AssertUnwindSafe(next.run(request)).catch_unwind();
-            call.await.unwrap_or_else(|_| fault().into_response())
+            let asked = origin.as_ref().and_then(|_| preflight(&method, request.headers()));
+            match asked {
+                Some(answer) => answer,
+                None => call(next, request).await,
+            }
         }
         Err(refused) => refused.into_response(),
     };
@@ -93,7 +93,16 @@ pub(crate) async fn edge(
         }
     };
     response.headers_mut().insert(X_REQUEST_ID, id.0);
+    if let Some(origin) = origin {
+        admit(origin, response.headers_mut());
+    }
     response
+}
+
+/// A call that panics is answered like any other fault.
+async fn call(next: Next, request: Request) -> Response {
+    let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    answer.unwrap_or_else(|_| fault().into_response())
 }
 
 fn fault() -> ApiError {

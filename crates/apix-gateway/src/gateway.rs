@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Authenticator;
 use crate::config::{GatewayConfig, HttpConfig, LiveConfig};
+use crate::cors::check_origins;
 use crate::edge::RequestIds;
 use crate::error::{ApiError, ErrorCode};
 use crate::openapi;
@@ -35,6 +36,7 @@ struct Inner {
 
 impl Gateway {
     pub(crate) fn new(service: TenantMessagingService, config: GatewayConfig) -> Result<Self> {
+        check_origins(&config.http.allowed_origins)?;
         let authenticator = Authenticator::new(&config.auth)?;
         let inner = Inner {
             service,

@@ -6,7 +6,7 @@
 //! | file | what it holds |
 //! | --- | --- |
 //! | `server.rs` | accepting connections, time limits, the drain at the end |
-//! | `edge.rs` | what every request passes: its id, the host, the log line, the error form |
+//! | `edge.rs`, `cors.rs` | what every request passes: its id, host and origin, the log line, the error form |
 //! | `auth.rs`, `jwt.rs` | a credential becomes a `TenantContext`: the only source of a tenant |
 //! | `http/` | the calls, a resource a file |
 //! | `session.rs` | one live client, whatever it speaks; `protocol.rs` has its frames |
@@ -16,6 +16,7 @@
 
 mod auth;
 mod config;
+mod cors;
 mod credentials;
 mod edge;
 mod error;

@@ -233,5 +233,7 @@ fn settings_that_cannot_work_are_refused_before_the_start() {
         config.auth.api_keys[0].key = KeySource::Key(Secret::text("a.b.c"));
     });
     assert!(jwt.contains("two dots"), "{jwt}");
+    let wild = refused(|config| config.http.allowed_origins = vec!["*".to_owned()]);
+    assert!(wild.contains("there is no wildcard"), "{wild}");
     assert!(!format!("{:?}", config()).contains(SECRET));
 }

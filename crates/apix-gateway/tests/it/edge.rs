@@ -112,3 +112,30 @@ async fn what_is_not_there_yet_is_not_found_in_the_form_of_errors() {
         assert_eq!((answer.status, answer.code().as_str()), (404, "not_found"), "{path}");
     }
 }
+
+#[tokio::test]
+async fn pages_of_listed_origins_may_call_and_no_others() {
+    let mut config = config();
+    config.http.allowed_origins = vec!["https://app.example.com".to_owned()];
+    let server = Server::with(memory().await, config).await;
+    let token = admin(&tenant());
+    let call = |method: Method, origin: &str| {
+        let call = server.call(method, "/v1/streams", &token).header("origin", origin);
+        call.header("access-control-request-method", "GET").send()
+    };
+    let asked = call(Method::OPTIONS, "https://app.example.com").await.unwrap();
+    assert_eq!(asked.status(), 204);
+    assert_eq!(asked.headers()["access-control-allow-methods"], "GET, POST, PUT, DELETE");
+    let headers = asked.headers()["access-control-allow-headers"].to_str().unwrap();
+    assert!(headers.contains("authorization") && headers.contains("last-event-id"));
+    let answer = call(Method::GET, "https://app.example.com").await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["access-control-allow-origin"], "https://app.example.com");
+    assert_eq!(answer.headers()["vary"], "origin");
+    for other in ["https://evil.example", "null", "https://app.example.com.evil.example"] {
+        let asked = call(Method::OPTIONS, other).await.unwrap();
+        assert_eq!(asked.status(), 405);
+        let answer = call(Method::GET, other).await.unwrap();
+        assert!(!answer.headers().contains_key("access-control-allow-origin"), "{other}");
+    }
+}

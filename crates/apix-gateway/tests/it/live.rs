@@ -13,6 +13,8 @@ use crate::bed::{
     Server, admin, config, memory, sign, tenant, token, unix_now, with_small_buffer, within,
 };
 
+use crate::logs::Recorder;
+
 pub(crate) struct Client {
     pub(crate) socket: WebSocketStream<TcpStream>,
 }
@@ -347,6 +349,26 @@ async fn a_client_that_takes_nothing_is_closed_and_slows_nobody() {
         (reached == 1).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_client_that_was_too_slow_finds_out_why() {
+    let recorder = Recorder::default();
+    let _recording = tracing::subscriber::set_default(recorder.clone());
+    let mut config = config();
+    config.live.slow_timeout = Duration::from_millis(200);
+    let server = Server::with(memory().await, config).await;
+    let token = admin(&tenant());
+    let stream = with_small_buffer(server.addr).await;
+    let mut slow = Client::over(stream, &server, &token).await;
+    slow.subscribe(json!(["news"])).await;
+    crate::bed::eventually(|| async {
+        publish(&server, &token, "news", json!("x".repeat(200_000))).await;
+        recorder.lines().iter().any(|line| line.contains("code=4008")).then_some(())
+    })
+    .await;
+    // The goodbye waits behind what was sent before, for a moment.
+    assert_eq!(slow.closed().await, 4008);
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::failing::Failing;
 
 /// Keeps every event of this thread, of all levels and crates, as a line.
 #[derive(Clone, Default)]
-struct Recorder(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Recorder(Arc<Mutex<Vec<String>>>);
 
 struct Line(String);
 
@@ -45,7 +45,7 @@ impl Subscriber for Recorder {
 }
 
 impl Recorder {
-    fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
     }
 }
