@@ -1,7 +1,7 @@
 // A private server for tests. Node only.
 import { type ChildProcess, spawn } from "node:child_process";
 import { createHmac, randomBytes } from "node:crypto";
-import { existsSync } from "node:fs";
+import { existsSync, rmSync, statSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { delimiter, dirname, join, resolve } from "node:path";
@@ -15,7 +15,7 @@ export interface StartOptions {
   durable?: boolean;
   /** Another broker, such as `redis://127.0.0.1:6379`. */
   broker?: string;
-  /** The program (default: APIX_BIN, else target/release or target/debug upwards, else PATH). */
+  /** The program (default: APIX_BIN, else the newest of target/release and target/debug upwards, else PATH). */
   binary?: string;
   /** More of `apix.toml`. */
   config?: string;
@@ -71,7 +71,11 @@ class Server implements PrivateApix {
   private readonly timeoutMs: number;
   private child: ChildProcess | undefined;
   private log = "";
-  private readonly onExit = () => void this.child?.kill("SIGKILL");
+  /** A test that fails without stopping its server leaves nothing behind either. */
+  private readonly onExit = () => {
+    this.child?.kill("SIGKILL");
+    rmSync(this.folder, { recursive: true, force: true });
+  };
 
   constructor(
     private readonly folder: string,
@@ -174,15 +178,14 @@ function randomKey(): string {
   return randomBytes(32).toString("hex");
 }
 
-/** The program that was asked for, the nearest build upwards, or the one that PATH finds. */
-function findBinary(given: string | undefined): string {
+/** The program that is named by `given` or APIX_BIN, the newest build upwards, or the one that PATH finds. */
+export function findBinary(given?: string): string {
   const named = given ?? process.env.APIX_BIN;
   if (named) return resolve(named);
   for (let folder = process.cwd(); ; folder = dirname(folder)) {
-    for (const profile of ["release", "debug"]) {
-      const built = join(folder, "target", profile, "apix");
-      if (existsSync(built)) return built;
-    }
+    const builds = ["release", "debug"].map((profile) => join(folder, "target", profile, "apix")).filter(existsSync);
+    const [newest] = builds.sort((a, b) => statSync(b).mtimeMs - statSync(a).mtimeMs);
+    if (newest) return newest;
     if (folder === dirname(folder)) break;
   }
   const found = (process.env.PATH ?? "")

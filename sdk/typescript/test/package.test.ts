@@ -1,12 +1,13 @@
 // The package as users get it: `npm run build` comes first.
 import { execFile } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { build } from "vite";
+import { findBinary } from "../src/testing.js";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const run = promisify(execFile);
@@ -36,17 +37,9 @@ async function compile(path: string): Promise<void> {
 async function output(path: string, args: string[]): Promise<any> {
   const { stdout } = await run(process.execPath, ["--no-warnings", ...args], {
     cwd: path,
-    env: { ...process.env, APIX_BIN: process.env.APIX_BIN ?? builtBinary() },
+    env: { ...process.env, APIX_BIN: findBinary() },
   });
   return JSON.parse(stdout.trim().split("\n").at(-1)!);
-}
-
-function builtBinary(): string {
-  for (const profile of ["release", "debug"]) {
-    const path = join(root, "../../target", profile, "apix");
-    if (existsSync(path)) return path;
-  }
-  throw new Error("there is no apix");
 }
 
 beforeAll(() => {
