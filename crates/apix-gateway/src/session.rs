@@ -114,7 +114,15 @@ impl Session {
 
     async fn subscribe_frame(&mut self, frame: &Frame<'_>) -> Result<String, ApiError> {
         let mut answer = Subscribed { subscribed: Vec::new(), refused: Vec::new() };
-        for wish in read_wishes(frame)? {
+        let wishes = read_wishes(frame)?;
+        let max_channels = self.gateway.live().max_channels;
+        if wishes.len() > max_channels {
+            return Err(ApiError::new(
+                ErrorCode::TooLarge,
+                format!("the request has {} channels; the limit is {max_channels}", wishes.len()),
+            ));
+        }
+        for wish in wishes {
             let name = wish.channel.clone();
             match self.fulfil(wish).await {
                 Ok(subscribed) => answer.subscribed.push(subscribed),

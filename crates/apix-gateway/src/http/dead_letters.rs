@@ -1,5 +1,6 @@
 //! The dead letters of a group: seeing them, handing them out again, dropping them.
 
+use apix::messaging::MAX_PAGE;
 use apix::{Action, DeadLetter, DeadLetterChoice, MessageId};
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -11,7 +12,7 @@ use super::answer;
 use super::body::Upload;
 use super::params::{InGroup, Params};
 use crate::auth::Caller;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 use crate::forms::parse;
 use crate::gateway::Gateway;
 
@@ -55,6 +56,12 @@ struct ChoiceForm {
 async fn choice(gateway: &Gateway, upload: Upload) -> Result<DeadLetterChoice, ApiError> {
     let document = upload.json(gateway).await?;
     match parse("the body", &document)? {
+        ChoiceForm { message_ids: Some(ids), all: false } if ids.len() > MAX_PAGE => {
+            Err(ApiError::new(
+                ErrorCode::TooLarge,
+                format!("the call has {} message ids; the limit is {MAX_PAGE}", ids.len()),
+            ))
+        }
         ChoiceForm { message_ids: Some(ids), all: false } => Ok(DeadLetterChoice::Ids(ids)),
         ChoiceForm { message_ids: None, all: true } => Ok(DeadLetterChoice::All),
         _ => Err(ApiError::invalid(

@@ -87,6 +87,8 @@ async fn a_rejected_event_comes_back_and_at_last_is_a_dead_letter() {
         server.post("/v1/streams/orders/groups/processors/dead-letters/retry", &token, body)
     };
     assert_eq!(choose(json!({})).await.code(), "invalid_request");
+    let many = json!({ "messageIds": vec!["5-0"; 1_001] });
+    assert_eq!(choose(many).await.code(), "too_large");
     assert_eq!(choose(json!({ "messageIds": [id] })).await.json(), json!({ "retried": 1 }));
     let again = server.read("orders", &token, "w").await;
     assert_eq!((&again[0]["messageId"], &again[0]["deliveryCount"]), (&json!(id), &json!(1)));

@@ -306,9 +306,13 @@ async fn a_client_has_a_limited_number_of_channels() {
     config.live.max_channels = 2;
     let server = Server::with(memory().await, config).await;
     let mut client = Client::connect(&server, &admin(&tenant())).await;
-    let answer = client.subscribe(json!(["a", "b", "c", "a"])).await;
-    assert_eq!(answer["subscribed"].as_array().unwrap().len(), 3);
+    let answer = client.subscribe(json!(["a", "b"])).await;
+    assert_eq!(answer["subscribed"].as_array().unwrap().len(), 2);
+    let answer = client.subscribe(json!(["c", "a"])).await;
+    assert_eq!(answer["subscribed"][0]["channel"], "a");
     assert_eq!(answer["refused"][0]["code"], "too_large");
+    let answer = client.ask("subscribe_updates", json!({ "channels": ["a", "b", "c"] })).await;
+    assert_eq!(answer["data"]["code"], "too_large");
 }
 
 #[tokio::test]
