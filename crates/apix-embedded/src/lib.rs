@@ -28,6 +28,7 @@ mod client;
 mod clock;
 mod codec;
 mod commit;
+mod dead_blocks;
 mod engine;
 mod fanout;
 mod fetch;

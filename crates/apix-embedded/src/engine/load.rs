@@ -42,7 +42,7 @@ impl Engine {
         let mut turn = Turn::new(now);
         engine.load_streams(&store)?;
         engine.load_feeds(&store, now)?;
-        engine.load_index(&store, &mut turn)?;
+        engine.load_index(&store)?;
         engine.load_groups(&store, now)?;
         engine.load_changes(&store, now)?;
         engine.load_keys(&store, &mut turn)?;
@@ -88,26 +88,23 @@ impl Engine {
         })
     }
 
-    fn load_index(&mut self, store: &Store, turn: &mut Turn) -> Result<()> {
+    fn load_index(&mut self, store: &Store) -> Result<()> {
         self.next_pos = store.reached()?;
+        // There is no position 0: its block would never be whole.
+        let mut covered = 0;
         store.each_index(|first_pos, data| {
             let damage =
                 || damaged(format_args!("apix.db: table commit_index, first_pos {first_pos}"));
             let records = rows::decode_index(data).ok_or_else(damage)?;
-            let mut live = 0;
+            self.dead.gap(covered, first_pos);
+            covered = first_pos + records.len() as u64;
             for (pos, record) in (first_pos..).zip(&records) {
-                live += usize::from(self.load_event(pos, record).ok_or_else(damage)?);
+                self.load_event(pos, record).ok_or_else(damage)?;
             }
-            if live == 0 {
-                turn.batch.changes.push(Change::DropIndex(first_pos));
-            } else {
-                self.index_rows.add(first_pos, live);
-            }
+            self.index_rows.add(first_pos, records.len());
             Ok(())
         })?;
-        if !turn.batch.changes.is_empty() {
-            turn.batch.changes.push(Change::NextPos(self.next_pos));
-        }
+        self.dead.gap(covered, self.next_pos);
         match store.last_pos()? {
             Some(last) if last >= self.next_pos => {
                 Err(damaged(format_args!("apix.db: table commit_index, the row of pos {last}"))
@@ -117,12 +114,12 @@ impl Engine {
         }
     }
 
-    /// Takes one event into the index. Returns whether the store still has it; `None` if it cannot
-    /// stand there.
-    fn load_event(&mut self, pos: u64, record: &rows::IndexRecord) -> Option<bool> {
+    /// Takes one event into the index, or knows it as one that is to be removed; `None` if it
+    /// cannot stand there.
+    fn load_event(&mut self, pos: u64, record: &rows::IndexRecord) -> Option<()> {
         let Some(stream) = self.streams.get_mut(&record.stream) else {
             self.purge.push_back(pos);
-            return Some(true);
+            return Some(());
         };
         if record.feed != 0 {
             let newer = self.feeds.tip(record.feed).is_none_or(|tip| tip < record.id);
@@ -131,7 +128,8 @@ impl Engine {
             }
         }
         if stream.trimmed_to.is_some_and(|trimmed| record.id <= trimmed) {
-            return Some(false);
+            self.dead.add(pos);
+            return Some(());
         }
         let last = stream.len().checked_sub(1).and_then(|last| stream.slot(last));
         if last.is_some_and(|last| last.id() >= record.id) {
@@ -141,7 +139,7 @@ impl Engine {
         let slot = Slot { ms: record.id.ms, seq: record.id.seq, pos, bytes: record.bytes };
         stream.push(slot, None);
         stream.last_id = newest;
-        Some(true)
+        Some(())
     }
 
     fn load_groups(&mut self, store: &Store, now: Now) -> Result<()> {

@@ -9,6 +9,7 @@ use super::trim::TrimPlan;
 use super::turn::Turn;
 use crate::clock::Now;
 use crate::codec::{group as group_codec, rows};
+use crate::dead_blocks::DeadBlocks;
 use crate::group::{GroupNo, GroupState, StreamNo};
 use crate::row_log::RowLog;
 use crate::store::{Change, Store, StoreFault};
@@ -44,8 +45,10 @@ pub(crate) struct Engine {
     tail_order: VecDeque<(StreamNo, u64, usize)>,
     tail_bytes: usize,
     timers: BTreeSet<(u64, GroupNo)>,
-    /// Positions of deleted streams that the store still has.
+    /// Events of deleted streams that the store still has,
     pub(super) purge: VecDeque<u64>,
+    /// and events that retention took.
+    pub(super) dead: DeadBlocks,
     pub(super) trim: TrimPlan,
 }
 
@@ -69,6 +72,7 @@ impl Engine {
             tail_bytes: 0,
             timers: BTreeSet::new(),
             purge: VecDeque::new(),
+            dead: DeadBlocks::default(),
             trim: TrimPlan::starting(now.elapsed_ms + options.trim_every_ms),
         }
     }

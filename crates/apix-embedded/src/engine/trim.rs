@@ -17,6 +17,9 @@ const MAX_TRIMMED: usize = 5_000;
 /// The most events of deleted streams that go from the store in one turn.
 const MAX_PURGED: usize = 5_000;
 
+/// The most blocks of events that retention took that go from the store in one turn.
+const MAX_PURGED_BLOCKS: usize = 100;
+
 /// The most streams that are looked at in one turn only because time has passed.
 const MAX_LOOKED_AT: usize = 2_000;
 
@@ -90,21 +93,19 @@ impl Engine {
         self.forget_feeds(turn);
     }
 
-    /// Removes from the store what deleted streams left there. Returns whether there is more.
+    /// Removes from the store what is in no stream any more. Returns whether there is more.
     fn purge_some(&mut self, turn: &mut Turn) -> bool {
         let some = self.purge.len().min(MAX_PURGED);
-        if some > 0 {
-            self.remove_entries(turn, |engine| engine.purge.drain(..some).collect());
+        let mut positions: Vec<u64> = self.purge.drain(..some).collect();
+        positions.iter().for_each(|pos| self.dead.gone(*pos));
+        positions.extend(self.dead.take(MAX_PURGED_BLOCKS));
+        if !positions.is_empty() {
+            // Rows of the index may go with these: what only they know is written first.
+            self.write_tips(turn);
+            turn.released_positions.extend(&positions);
+            turn.batch.changes.push(Change::DropEntries(positions));
         }
-        !self.purge.is_empty()
-    }
-
-    fn remove_entries(&mut self, turn: &mut Turn, take: impl FnOnce(&mut Self) -> Vec<u64>) {
-        // Rows of the index may go with these: what only they know is written first.
-        self.write_tips(turn);
-        let positions = take(self);
-        turn.released_positions.extend(&positions);
-        turn.batch.changes.push(Change::DropEntries(positions));
+        !self.purge.is_empty() || self.dead.is_due()
     }
 
     fn trim_stream(&mut self, turn: &mut Turn, no: StreamNo) -> usize {
@@ -136,9 +137,10 @@ impl Engine {
             self.lose(turn, no, &forced);
         }
         self.write_stream(turn, no);
-        let count = removed.len();
-        self.remove_entries(turn, |_| removed);
-        count
+        if self.is_stored() {
+            removed.iter().for_each(|pos| self.dead.add(*pos));
+        }
+        removed.len()
     }
 
     /// The oldest event that a group has not finished; nothing from there on may go.

@@ -304,6 +304,50 @@ async fn a_deleted_stream_leaves_the_store_little_by_little_also_over_a_reopenin
 }
 
 #[tokio::test]
+async fn what_retention_took_leaves_the_store_also_over_a_reopening() {
+    let folder = tempfile::tempdir().unwrap();
+    let streams = [stream("a"), stream("b"), stream("c")];
+    let kept = StreamSettings {
+        retention: Retention { max_len: Some(1), ..Retention::default() },
+        ..StreamSettings::default()
+    };
+    // A third of every block dies in each life of the broker.
+    let broker = open(folder.path()).await;
+    for n in 0..1_000 {
+        for to in &streams {
+            broker.append(to, vec![event(n)]).await.unwrap();
+        }
+    }
+    broker.close().await;
+    let mut left = 0;
+    for to in &streams {
+        let broker = open(folder.path()).await;
+        broker.configure_stream(to, kept.clone()).await.unwrap();
+        while broker.trim(to).await.unwrap() > 0 {}
+        let until = Instant::now() + Duration::from_secs(10);
+        let file = rusqlite::Connection::open(folder.path().join("apix.db")).unwrap();
+        loop {
+            let sql = "SELECT count(*) FROM entry";
+            left = file.query_row(sql, [], |row| row.get(0)).unwrap();
+            // Two thirds are not most of a block.
+            if *to != streams[2] || left <= 64 {
+                break;
+            }
+            assert!(Instant::now() < until, "{left} events are left");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        broker.close().await;
+    }
+    assert!(left >= 3, "the newest of each stream is kept");
+    let broker = open(folder.path()).await;
+    for to in &streams {
+        let page = broker.read_range(to, &RangeQuery::default()).await.unwrap();
+        assert_eq!(page.events.len(), 1);
+    }
+    broker.close().await;
+}
+
+#[tokio::test]
 async fn old_events_are_read_from_the_store_with_filters_and_pages() {
     let folder = tempfile::tempdir().unwrap();
     let options =
