@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::cut::{Unflushed, Watched, shim};
 use crate::ledger::{After, Ledger};
-use crate::load::{SELDOM, kill, start};
+use crate::load::{INTERVAL, kill, start};
 use crate::scene::open;
 
 const KILLS: u64 = 20;
@@ -111,7 +111,7 @@ async fn the_cut_takes_what_was_not_flushed() {
     let (folder, left) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut ledger = Ledger::default();
     let watched = Watched::before(folder.path());
-    let child = shim.start(folder.path(), 0, &[(SELDOM, Path::new("yes"))]);
+    let child = shim.start(folder.path(), 0, &[(INTERVAL, Path::new("60000"))]);
     let printed = shim.path("printed-0");
     wait_for(&printed, "A ", 500);
     kill(child);
@@ -122,6 +122,28 @@ async fn the_cut_takes_what_was_not_flushed() {
     watched.cut(&shim.path("log-0"), Unflushed::Lost, left.path());
     let broker = open(left.path()).await;
     assert!(ledger.missing(&broker).await >= 500);
+    broker.close().await;
+}
+
+#[tokio::test]
+async fn under_an_interval_the_cut_takes_no_more_than_that() {
+    let shim = Shim::new();
+    let (folder, left) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let watched = Watched::before(folder.path());
+    let child = shim.start(folder.path(), 0, &[(INTERVAL, Path::new("50"))]);
+    let printed = shim.path("printed-0");
+    wait_for(&printed, "A ", 1_000);
+    let mut before = Ledger::default();
+    before.read(&std::fs::read_to_string(&printed).unwrap());
+    // Far more than the interval, for a machine that is busy.
+    std::thread::sleep(Duration::from_secs(1));
+    kill(child);
+    let mut all = Ledger::default();
+    all.read(&std::fs::read_to_string(&printed).unwrap());
+    watched.cut(&shim.path("log-0"), Unflushed::Lost, left.path());
+    let broker = open(left.path()).await;
+    assert_eq!(before.missing(&broker).await, 0);
+    assert!(all.lines > before.lines);
     broker.close().await;
 }
 

@@ -15,8 +15,8 @@ use crate::scene::{consumer, event, group, keyed_event, stream, waiting};
 
 const FOLDER: &str = "APIX_TEST_LOAD_FOLDER";
 const FIRST: &str = "APIX_TEST_LOAD_FIRST";
-/// Set: the program flushes once a minute instead of at each commit.
-pub(crate) const SELDOM: &str = "APIX_TEST_LOAD_SELDOM";
+/// Set: the program flushes once in so many milliseconds instead of at each commit.
+pub(crate) const INTERVAL: &str = "APIX_TEST_LOAD_INTERVAL";
 const STREAMS: [&str; 3] = ["s0", "s1", "s2"];
 const PRODUCERS: u64 = 12;
 /// The program ends by itself after this, should nobody kill it.
@@ -59,8 +59,8 @@ fn program_under_load() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let options = EmbeddedOptions {
-            durability: match std::env::var(SELDOM) {
-                Ok(_) => Durability::DiskInterval { every_ms: 60_000 },
+            durability: match std::env::var(INTERVAL) {
+                Ok(ms) => Durability::DiskInterval { every_ms: ms.parse().unwrap() },
                 Err(_) => Durability::Disk,
             },
             // Small, so that old events are read from the store too.
