@@ -552,15 +552,19 @@ fn readable_stream(ctx: &TenantContext, stream: &str) -> Result<StreamKey> {
 }
 
 fn writable_stream(ctx: &TenantContext, stream: &str) -> Result<StreamKey> {
-    let stream = stream_with(ctx, stream, Action::StreamsWrite)?;
+    unreserved(stream_with(ctx, stream, Action::StreamsWrite)?)
+}
+
+fn managed_stream(ctx: &TenantContext, stream: &str) -> Result<StreamKey> {
+    unreserved(stream_with(ctx, stream, Action::GroupsManage)?)
+}
+
+/// A stream that APIX alone writes is neither written, nor set up, nor deleted by anybody else.
+fn unreserved(stream: StreamKey) -> Result<StreamKey> {
     if stream.stream().is_reserved() {
         return Err(reserved("stream", stream.stream().as_str()));
     }
     Ok(stream)
-}
-
-fn managed_stream(ctx: &TenantContext, stream: &str) -> Result<StreamKey> {
-    stream_with(ctx, stream, Action::GroupsManage)
 }
 
 fn readable_group(ctx: &TenantContext, stream: &str, group: GroupName) -> Result<GroupKey> {
@@ -568,7 +572,7 @@ fn readable_group(ctx: &TenantContext, stream: &str, group: GroupName) -> Result
 }
 
 fn managed_group(ctx: &TenantContext, stream: &str, group: GroupName) -> Result<GroupKey> {
-    Ok(GroupKey::new(managed_stream(ctx, stream)?, group))
+    Ok(GroupKey::new(stream_with(ctx, stream, Action::GroupsManage)?, group))
 }
 
 fn publishable_channel(ctx: &TenantContext, channel: &str) -> Result<ChannelKey> {

@@ -171,6 +171,8 @@ async fn what_apix_writes_nobody_else_writes() {
             service.add_event_to_stream(&acme(), stream, event(1)).await.err(),
             service.add_events_to_stream(&acme(), stream, vec![event(1)]).await.err(),
             service.publish_hybrid_event(&acme(), event(1), &hybrid).await.err(),
+            service.configure_stream(&acme(), stream, StreamSettings::default()).await.err(),
+            service.delete_stream(&acme(), stream).await.err(),
         ];
         for error in refused {
             assert_eq!(error.unwrap().kind(), ErrorKind::ReservedName);
