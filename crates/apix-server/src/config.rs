@@ -119,26 +119,22 @@ impl Config {
         };
         let environment = Environment(environment);
         let broker = BrokerConfig {
-            url: match (&args.broker, &file.broker) {
-                (Some(url), _) => url.clone(),
-                (None, Some(text)) => text.parse().map_err(in_file("broker", &path))?,
-                (None, None) => BrokerUrl::default(),
-            },
-            durability: match (args.durability, &file.durability) {
-                (Some(durability), _) => Some(durability),
-                (None, Some(text)) => {
-                    Some(parse_durability(text).map_err(in_file("durability", &path))?)
-                }
-                (None, None) => None,
-            },
+            url: given_or_read("broker", args.broker.clone(), file.broker, str::parse, &path)?
+                .unwrap_or_default(),
+            durability: given_or_read(
+                "durability",
+                args.durability,
+                file.durability,
+                parse_durability,
+                &path,
+            )?,
             tail_cache_bytes: file.embedded.tail_cache_bytes,
             redis: environment.redis(file.redis)?,
         };
-        let drain_timeout = match (args.drain_timeout, &file.drain_timeout) {
-            (Some(time), _) => time,
-            (None, Some(text)) => parse_duration(text).map_err(in_file("drain_timeout", &path))?,
-            (None, None) => GatewayConfig::default().drain_timeout,
-        };
+        let drain = file.drain_timeout;
+        let drain_timeout =
+            given_or_read("drain_timeout", args.drain_timeout, drain, parse_duration, &path)?
+                .unwrap_or(GatewayConfig::default().drain_timeout);
         let tls = match (&args.tls_cert, &args.tls_key) {
             (Some(cert), Some(key)) => Some(Identity { cert: cert.clone(), key: key.clone() }),
             _ => file.tls.map(|tls| Identity { cert: tls.cert, key: tls.key }),
@@ -173,10 +169,18 @@ fn limits(section: &LimitsSection) -> Limits {
     }
 }
 
-/// Names the file and the key where a value of the file is wrong.
-fn in_file(key: &'static str, path: &Option<PathBuf>) -> impl FnOnce(String) -> anyhow::Error {
-    let path = path.clone().unwrap_or_default();
-    move |fault| Failure::usage(format!("{}: {key}: {fault}", path.display()))
+/// What a flag or a variable gives, or else what the file does: that is still text, and an error
+/// in it names the file and the key.
+fn given_or_read<T>(
+    key: &str,
+    given: Option<T>,
+    read: Option<String>,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+    path: &Option<PathBuf>,
+) -> Result<Option<T>> {
+    let (None, Some(text)) = (&given, read) else { return Ok(given) };
+    let file = path.as_deref().unwrap_or(Path::new(DEFAULT_FILE)).display();
+    parse(&text).map(Some).map_err(|fault| Failure::usage(format!("{file}: {key}: {fault}")))
 }
 
 /// Variables that have no flag, because flags show in process lists.
