@@ -94,10 +94,6 @@ impl GroupState {
         self.held.iter().map(|(id, held)| (*id, held))
     }
 
-    pub(crate) fn held_count(&self) -> usize {
-        self.held.len()
-    }
-
     pub(crate) fn held_after(&self, id: MessageId) -> usize {
         self.held.range(id.next()..).count()
     }

@@ -15,12 +15,19 @@
 //! [`StorageFull`](apix::ErrorKind::StorageFull) and stores nothing. A record that does not read
 //! back is [`Corrupt`](apix::ErrorKind::Corrupt), with its place.
 //!
+//! Damage to the log is found by what later commits say was flushed before them; damage to its very
+//! last commit looks like a write that a power cut interrupted, and is taken for one.
+//!
 //! # How it works
 //!
 //! One writer thread owns the state of all streams and groups. It takes every command that waits,
 //! applies them in memory, writes one transaction, flushes once, and then answers all of them: so
 //! callers that wait together share one flush, and nobody sees what is not flushed. Live messages
 //! go from publisher to subscribers without the writer.
+//!
+//! The newest events are served from memory, older ones by connections of their own that only read.
+//! What retention takes is out of its stream at once, and leaves the file a block at a time, when
+//! most of its neighbours have gone too; the file then reuses the space.
 
 mod broker;
 mod checksum;

@@ -18,6 +18,10 @@ use crate::stream_state::StreamState;
 /// A snapshot of a group is not worth its bytes before so many bytes of changes.
 const MIN_CHANGES_BYTES: usize = 64 << 10;
 
+/// Events with all their attempts take up to 22 KiB each: so a row stays far below what SQLite can
+/// hold.
+const HELD_PER_ROW: usize = 5_000;
+
 /// What of the options concerns the engine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EngineOptions {
@@ -279,23 +283,38 @@ impl Engine {
         if self.store.is_none() {
             return;
         }
-        let (row, items) = (self.next_change_row, &changes.touched);
         let grown = group.journal.bytes > MIN_CHANGES_BYTES.max(group.journal.snapshot_bytes);
-        self.next_change_row += 1;
-        if grown || changes.reset {
-            let (count, held) = (group.held_count(), group.all_held());
-            let held = held.map(|(id, held)| (id, Some(held)));
-            let data = group_codec::encode(group.cursor, group.lost, true, count, held);
-            group.journal.snapshot_bytes = data.len();
+        let whole = grown || changes.reset;
+        let ids =
+            if whole { group.all_held().map(|(id, _)| id).collect() } else { changes.touched };
+        let mut rest = &ids[..];
+        let mut written = 0;
+        // At least one row, also when nothing is held: for the cursor.
+        loop {
+            let (some, left) = rest.split_at(rest.len().min(HELD_PER_ROW));
+            let begins = whole && written == 0;
+            let held = some.iter().map(|id| (*id, group.held(*id)));
+            let data = group_codec::encode(group.cursor, group.lost, begins, some.len(), held);
+            written += data.len();
+            let row = self.next_change_row;
+            self.next_change_row += 1;
+            turn.batch.changes.push(if begins {
+                let rows = std::mem::take(&mut group.journal.rows);
+                Change::PutSnapshot { group: no, upto: row, data, rows }
+            } else {
+                group.journal.rows.push(row);
+                Change::PutDelta { row, group: no, data }
+            });
+            if left.is_empty() {
+                break;
+            }
+            rest = left;
+        }
+        if whole {
+            group.journal.snapshot_bytes = written;
             group.journal.bytes = 0;
-            let rows = std::mem::take(&mut group.journal.rows);
-            turn.batch.changes.push(Change::PutSnapshot { group: no, upto: row, data, rows });
         } else {
-            let held = items.iter().map(|id| (*id, group.held(*id)));
-            let data = group_codec::encode(group.cursor, group.lost, false, items.len(), held);
-            group.journal.bytes += data.len();
-            group.journal.rows.push(row);
-            turn.batch.changes.push(Change::PutDelta { row, group: no, data });
+            group.journal.bytes += written;
         }
     }
 

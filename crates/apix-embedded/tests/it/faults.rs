@@ -271,6 +271,33 @@ async fn a_retry_is_on_time_among_many_that_wait() {
 }
 
 #[tokio::test]
+async fn a_group_that_holds_much_is_the_same_after_a_reopening() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = open(folder.path()).await;
+    let (orders, anna) = (stream("orders"), consumer("anna"));
+    let workers = group(&orders, "workers");
+    for n in 0..16 {
+        let events = (0..1_000).map(|m| event(n * 1_000 + m)).collect();
+        broker.append(&orders, events).await.unwrap();
+        let read = broker.read_group(&workers, &anna, at_once(1_000)).await.unwrap();
+        let late = read.iter().step_by(2).map(|one| {
+            let after = Some(Duration::from_secs(50));
+            (one.receipt(), Settlement::Retry { after, reason: "not yet, perhaps later".into() })
+        });
+        broker.settle(&workers, late.collect()).await.unwrap();
+    }
+    let before = broker.group_stats(&workers).await.unwrap();
+    assert_eq!((before.pending, before.parked, before.lag), (8_000, 8_000, Some(0)));
+    broker.close().await;
+    let broker = open(folder.path()).await;
+    let after = broker.group_stats(&workers).await.unwrap();
+    assert_eq!((after.pending, after.parked, after.lag), (8_000, 8_000, Some(0)));
+    assert_eq!(after.oldest_unacknowledged_id, before.oldest_unacknowledged_id);
+    assert_eq!(after.last_delivered_id, before.last_delivered_id);
+    broker.close().await;
+}
+
+#[tokio::test]
 async fn a_deleted_stream_leaves_the_store_little_by_little_also_over_a_reopening() {
     let folder = tempfile::tempdir().unwrap();
     let broker = open(folder.path()).await;
