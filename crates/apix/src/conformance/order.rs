@@ -177,7 +177,8 @@ async fn a_retried_event_holds_nothing_back(world: World) {
     world.set_lease(LONG_LEASE_MS).await;
     let ids = world.add_many(3).await;
     let first = world.read_as("c", 1, 1_000).await.remove(0);
-    world.retry_in(&first, 400).await.unwrap();
+    // Long enough for a busy machine to read the others meanwhile.
+    world.retry_in(&first, 2_000).await.unwrap();
     let rest = world.read_as("c", 10, 1_000).await;
     assert_eq!(rest.iter().map(|one| one.event.message_id).collect::<Vec<_>>(), ids[1..]);
     let again = world.read_one("c").await;
