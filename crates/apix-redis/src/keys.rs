@@ -16,7 +16,7 @@
 //!
 //! | suffix | type | holds |
 //! | --- | --- | --- |
-//! | `state` | hash | `epoch`, `settings`, `trimmedTo`, `hardDropped`, `trimmedAt` |
+//! | `state` | hash | `epoch`, `settings`, `keyAge`, `maxKeys`, `trimmedTo`, `hardDropped`, `trimmedAt` |
 //! | `groups` | set | groups that APIX has used |
 //! | `channels` | set | channels that hybrid events were shown on |
 //! | `idem`, `idemlog` | hash, list | idempotency key to id and digest; keys by age |

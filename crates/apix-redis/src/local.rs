@@ -14,6 +14,8 @@ use crate::keys::{GroupKeys, StreamKeys};
 
 /// A group's settings are asked for again after this long.
 const SETTINGS_AGE: Duration = Duration::from_secs(1);
+/// What was only asked about is forgotten after this long.
+const ASKED_AGE: Duration = Duration::from_secs(30);
 /// That a stream feeds a channel is recorded again after this long.
 const FEED_AGE: Duration = Duration::from_secs(3_600);
 
@@ -63,15 +65,19 @@ impl Locals {
         group
     }
 
-    /// The streams that were used within `age`; older ones are forgotten.
+    /// The streams that were used within `age`; older ones are forgotten, and sooner those that
+    /// were only asked about: anybody can ask for names that do not exist.
     pub(crate) fn recent(&self, age: Duration) -> Vec<Arc<LocalStream>> {
-        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        let oldest = self.now().saturating_sub(age);
+        let milliseconds = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let now = self.now();
         let mut streams = lock(&self.streams);
         streams.retain(|_, stream| {
-            stream.used.load(Ordering::Relaxed) >= oldest || Arc::strong_count(stream) > 1
+            let kept = if stream.is_worked_with() { age } else { age.min(ASKED_AGE) };
+            stream.used.load(Ordering::Relaxed) >= now.saturating_sub(milliseconds(kept))
         });
-        streams.values().map(Arc::clone).collect()
+        let oldest = now.saturating_sub(milliseconds(age));
+        let used = |stream: &&Arc<LocalStream>| stream.used.load(Ordering::Relaxed) >= oldest;
+        streams.values().filter(used).map(Arc::clone).collect()
     }
 
     /// The group, if this process remembers it.
@@ -123,6 +129,11 @@ impl LocalStream {
 
     pub(crate) fn set_ensured(&self, ensured: bool) {
         self.ensured.store(ensured, Ordering::Relaxed);
+    }
+
+    /// Whether it was written to or read by a group here.
+    fn is_worked_with(&self) -> bool {
+        self.is_ensured() || lock(&self.groups).values().any(|group| group.read_within(ASKED_AGE))
     }
 
     /// Whether it was recorded lately that this stream feeds the channel.

@@ -311,9 +311,11 @@ impl Read<'_> {
     async fn poll(&self, until: Instant) {
         let stream = self.shared.locals.stream(&self.local.stream);
         let mut due = self.local.watch_due();
-        let due_at = due.borrow_and_update().at.filter(|_| !self.settings.paused).unwrap_or(until);
+        // What is due already and was not handed out waits for something else than its time.
+        let due_at = due.borrow_and_update().at.filter(|at| *at > Instant::now());
+        let wake_at = due_at.map_or(until, |at| at.min(until));
         tokio::select! {
-            () = tokio::time::sleep_until(until.min(due_at.max(Instant::now() + Duration::from_millis(1))).into()) => {}
+            () = tokio::time::sleep_until(wake_at.into()) => {}
             () = stream.wait_for_new() => {}
             _ = due.changed() => {}
             () = self.shared.refusing.cancelled() => {}

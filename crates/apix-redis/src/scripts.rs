@@ -63,45 +63,70 @@ pub(crate) fn is_unknown(raw: &Raw) -> bool {
 }
 
 macro_rules! scripts {
-    (alone: [$($alone:ident),*], stream: [$($stream:ident),*], group: [$($group:ident),*]) => {
+    ($($beginning:ident: [$($script:ident),*]),*) => {
         /// Every script.
         #[derive(Debug)]
-        pub(crate) struct Scripts { $(pub(crate) $alone: Script,)* $(pub(crate) $stream: Script,)* $(pub(crate) $group: Script,)* }
+        pub(crate) struct Scripts { $($(pub(crate) $script: Script,)*)* }
 
         impl Scripts {
-            /// The scripts, with the defaults of settings written into them.
+            /// The scripts, each with the beginning of its kind.
             pub(crate) fn new() -> Result<Self> {
-                let stream = format!(
-                    "local STREAM_DEFAULTS = '{}'\n{}",
-                    json(&StreamSettings::default())?,
-                    include_str!("scripts/stream.lua"),
-                );
-                let group = format!(
-                    "local GROUP_DEFAULTS = '{}'\n{stream}{}",
-                    json(&GroupSettings::default())?,
-                    include_str!("scripts/group.lua"),
-                );
-                Ok(Self {
-                    $($alone: Script::new(include_str!(concat!("scripts/", stringify!($alone), ".lua")).to_owned()),)*
-                    $($stream: Script::new(format!("{stream}{}", include_str!(concat!("scripts/", stringify!($stream), ".lua")))),)*
-                    $($group: Script::new(format!("{group}{}", include_str!(concat!("scripts/", stringify!($group), ".lua")))),)*
-                })
+                let beginnings = Beginnings::new()?;
+                Ok(Self { $($($script: Script::new(format!(
+                    "{}{}",
+                    beginnings.$beginning,
+                    include_str!(concat!("scripts/", stringify!($script), ".lua")),
+                )),)*)* })
             }
 
             fn all(&self) -> impl Iterator<Item = &Script> {
-                [$(&self.$alone,)* $(&self.$stream,)* $(&self.$group,)*].into_iter()
+                [$($(&self.$script,)*)*].into_iter()
             }
         }
     };
 }
 
 scripts! {
-    alone: [glance],
-    stream: [append, hybrid, make_stream, configure_stream, delete_stream, trim, stored_bytes],
+    nothing: [glance],
+    append: [append, hybrid],
+    stream: [make_stream, configure_stream, delete_stream, trim, stored_bytes],
     group: [
         make_group, claim, recount, settle, extend, acknowledge, bury, sweep, configure_group, seek,
         delete_group, dead_list, dead_settle, group_stats
     ]
+}
+
+/// What scripts of each kind begin with. Those that append get no more than they need: Redis makes
+/// each function anew at each call.
+struct Beginnings {
+    nothing: &'static str,
+    append: String,
+    stream: String,
+    group: String,
+}
+
+impl Beginnings {
+    fn new() -> Result<Self> {
+        let settings = StreamSettings::default();
+        let append = format!(
+            "local KEY_AGE, MAX_KEYS = {}, {}\n{}{}",
+            settings.idempotency.max_age_ms,
+            settings.idempotency.max_keys,
+            include_str!("scripts/stream.lua"),
+            include_str!("scripts/idempotency.lua"),
+        );
+        let stream = format!(
+            "local STREAM_DEFAULTS = '{}'\n{append}{}",
+            json(&settings)?,
+            include_str!("scripts/entries.lua"),
+        );
+        let group = format!(
+            "local GROUP_DEFAULTS = '{}'\n{stream}{}",
+            json(&GroupSettings::default())?,
+            include_str!("scripts/group.lua"),
+        );
+        Ok(Self { nothing: "", append, stream, group })
+    }
 }
 
 impl Scripts {

@@ -14,10 +14,11 @@ for i = 1, tonumber(ARGV[4]) do
   at = at + 3 + parts
 end
 
-local window = stream_settings().idempotency
-local results, in_batch, keyed = {}, {}, 0
+local window
+local results, in_batch = {}, {}
 for i, event in ipairs(events) do
   if event.key ~= '' then
+    window = window or key_window()
     local id, same = known_key(window, event.key, event.digest)
     local earlier = in_batch[event.key]
     if (id and not same) or (earlier and events[earlier].digest ~= event.digest) then
@@ -25,11 +26,13 @@ for i, event in ipairs(events) do
     end
     event.id, event.like = id, earlier
     if not earlier then in_batch[event.key] = i end
-    if not id and not earlier then keyed = keyed + 1 end
   end
 end
 if ARGV[3] ~= '*' and not (events[1] and events[1].id) then
-  local last = last_id()
+  local info, last = redis.call('XINFO', 'STREAM', stream)
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then last = info[i + 1] end
+  end
   if last == '0-0' then last = '' end
   if last ~= ARGV[3] then return { 'moved', last } end
 end
@@ -39,10 +42,9 @@ for i, event in ipairs(events) do
   if not id then
     id, repeated = redis.call('XADD', stream, '*', unpack(ARGV, event.from, event.to)), 0
     event.id = id
-    if event.key ~= '' then remember_key(event.key, event.digest, id) end
+    if event.key ~= '' then remember_key(window, event.key, event.digest, id) end
   end
   results[#results + 1] = id
   results[#results + 1] = repeated
 end
-if keyed > 0 then forget_keys(window, 10 + 2 * keyed) end
 return results

@@ -16,7 +16,7 @@ if not previous and ARGV[3] == '0' then return { 'feed' } end
 local key, digest, parts = ARGV[9], ARGV[10], tonumber(ARGV[11])
 local window
 if key ~= '' then
-  window = stream_settings().idempotency
+  window = key_window()
   local id, same = known_key(window, key, digest)
   if id and not same then return { 'conflict', key } end
   if id then return { id, 1, -1 } end
@@ -27,10 +27,7 @@ if previous then
   fields[#fields + 1] = previous
 end
 local id = redis.call('XADD', stream, '*', unpack(fields))
-if key ~= '' then
-  remember_key(key, digest, id)
-  forget_keys(window, 12)
-end
+if key ~= '' then remember_key(window, key, digest, id) end
 redis.call('SET', at, id, 'PX', ARGV[4])
 if not previous then redis.call('SADD', channels, ARGV[6]) end
 local tail = ',"stream":"' .. ARGV[8] .. '","messageId":"' .. id .. '"'

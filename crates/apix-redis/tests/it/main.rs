@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // a failed assertion is the point of a test
 
 mod access;
+mod bounds;
 mod conformance;
 mod disturbed;
 mod faults;
