@@ -317,6 +317,13 @@ impl LiveSubscription {
                 }
             },
         };
+        for feed in feeds {
+            // A stream that the position does not name began to feed the channel after it: all
+            // that it has of the channel is new.
+            if let (Some(epoch), false) = (&feed.epoch, positions.contains_key(&feed.stream)) {
+                self.resume_stream(feed, epoch.clone(), MessageId::MIN);
+            }
+        }
         for (stream, position) in positions {
             let feed = feeds.iter().find(|feed| feed.stream == stream);
             match feed.and_then(|feed| Some((feed, resumable(feed, &position)?))) {

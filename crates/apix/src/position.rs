@@ -185,7 +185,8 @@ pub type ChannelPosition = BTreeMap<StreamName, Position>;
 pub enum Since {
     /// The last id seen, where one stream feeds the channel.
     Id(MessageId),
-    /// A position per stream. A stream that is not named is followed from now.
+    /// A position per stream, as a subscription tells it. A stream that is not named fed the
+    /// channel later: all of its events on the channel are new.
     Streams(ChannelPosition),
 }
 

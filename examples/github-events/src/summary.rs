@@ -56,7 +56,12 @@ impl Summary {
     #[allow(clippy::print_stdout)]
     pub(crate) fn print(&self, broker: &str, took: Duration) {
         println!("GitHub's example webhooks through APIX, broker {broker}");
-        println!("  added      {} events of {} types, {} KiB", self.events, self.by_type.len(), self.bytes / 1024);
+        println!(
+            "  added      {} events of {} types, {} KiB",
+            self.events,
+            self.by_type.len(),
+            self.bytes / 1024
+        );
         println!(
             "  handled    {} of {}, {} of them at the second try, in {} ms",
             self.events,

@@ -5,7 +5,7 @@ use super::world::{World, event, next, next_ids};
 use super::{Case, silent, test};
 use crate::error::ErrorKind;
 use crate::live::LiveUpdate;
-use crate::position::{MessageId, Position, Since};
+use crate::position::{ChannelPosition, MessageId, Position, Since};
 
 pub(super) fn case(operation: Operation) -> Case {
     match operation {
@@ -112,6 +112,9 @@ async fn feeds_say_where_the_streams_are(world: World) {
     assert_eq!((feeds[0].tip, feeds[0].last_id), (Some(tip), Some(last)));
     let stats = world.broker.stream_stats(&world.stream()).await.unwrap();
     assert_eq!(feeds[0].epoch, Some(stats.epoch));
+    // Who was there before the first event misses nothing of a stream that came later.
+    let mut live = world.listen(Some(Since::Streams(ChannelPosition::new()))).await;
+    assert_eq!(next_ids(&mut live, 1).await, [tip]);
     // Two streams on one channel: a bare id does not say which is meant.
     let service = world.service();
     let other = crate::name::StreamKey::new(&world.ctx, "other".parse().unwrap());
