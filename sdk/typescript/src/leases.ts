@@ -56,14 +56,10 @@ export class Leases {
       timer: undefined,
       onLost,
     };
+    // Of a redelivery the earlier delivery is over.
+    for (const id of lot.open) this.settled(address, id);
     const ofGroup = this.held.get(lot.key) ?? new Map<string, Lot>();
-    this.held.set(lot.key, ofGroup);
-    for (const id of lot.open) {
-      // A redelivery: the earlier one is over.
-      const before = ofGroup.get(id);
-      if (before) this.release(before, [id]);
-      ofGroup.set(id, lot);
-    }
+    for (const id of lot.open) ofGroup.set(id, lot);
     this.held.set(lot.key, ofGroup);
     this.arm(lot);
   }

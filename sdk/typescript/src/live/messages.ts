@@ -19,7 +19,7 @@ export class LiveMessages<T = any> implements AsyncIterableIterator<LiveMessage<
   private readonly tracker = new PositionTracker();
   private readonly maxBuffered: number;
   private subscription: Promise<Subscription> | undefined;
-  private waiting: (() => void) | undefined;
+  private waiting: (() => void)[] = [];
   private isOver = false;
   private reason: ApixError | undefined;
   private dropped = 0;
@@ -49,7 +49,8 @@ export class LiveMessages<T = any> implements AsyncIterableIterator<LiveMessage<
   }
 
   async next(): Promise<IteratorResult<LiveMessage<T>, undefined>> {
-    await this.open();
+    // One that was left before it began never begins.
+    if (!this.isOver) await this.open();
     for (;;) {
       this.tellDropped();
       const message = this.buffer.shift();
@@ -59,9 +60,7 @@ export class LiveMessages<T = any> implements AsyncIterableIterator<LiveMessage<
       }
       if (this.reason) throw this.reason;
       if (this.isOver) return { done: true, value: undefined };
-      await new Promise<void>((resolve) => {
-        this.waiting = resolve;
-      });
+      await new Promise<void>((resolve) => this.waiting.push(resolve));
     }
   }
 
@@ -103,7 +102,6 @@ export class LiveMessages<T = any> implements AsyncIterableIterator<LiveMessage<
   }
 
   private wake(): void {
-    this.waiting?.();
-    this.waiting = undefined;
+    for (const resolve of this.waiting.splice(0)) resolve();
   }
 }
