@@ -64,13 +64,9 @@ impl RedisBroker {
         // From here on a failure ends what was begun.
         let open = Arc::new(Open(closing.clone()));
         let timeout = options.request_timeout;
-        let link = Link::open(
-            connector.clone(),
-            first,
-            options.max_queued_calls,
-            timeout,
-            closing.clone(),
-        );
+        let tasks = TaskTracker::new();
+        let queued = options.max_queued_calls;
+        let link = Link::open(connector.clone(), first, queued, timeout, &tasks, closing.clone());
         let scripts = Scripts::new()?;
         scripts.preload(&link).await?;
 
@@ -90,7 +86,6 @@ impl RedisBroker {
             closing: closing.clone(),
         };
         let messages = connector.connect("messages").await?;
-        let tasks = TaskTracker::new();
         tasks.spawn(listener.run(messages));
         let shared = Arc::new(Shared {
             topology: Topology::Standalone(link),

@@ -15,6 +15,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use apix::{Error, Result};
@@ -70,13 +71,14 @@ impl Link {
         first: Connection,
         queued: usize,
         timeout: Duration,
+        tasks: &TaskTracker,
         closing: CancellationToken,
     ) -> Self {
         let (queue, calls) = mpsc::channel(queued.max(1));
         let up = Arc::new(AtomicBool::new(true));
         let driver =
             Driver { connector, calls, waiting: VecDeque::new(), up: Arc::clone(&up), closing };
-        tokio::spawn(driver.run(first));
+        tasks.spawn(driver.run(first));
         Self { queue, up, timeout, under_way: Arc::default() }
     }
 

@@ -244,3 +244,60 @@ async fn full_memory_is_told_and_reads_go_on() {
     client.call(&["CONFIG", "SET", "maxmemory", "0"]);
     assert_eq!(tenant.broker.stream_stats(&tenant.stream).await.unwrap().length, 10);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_subscriptions_come_back_after_a_break() {
+    let server = RedisServer::start().await;
+    let tenant = Tenant::on(&server).await;
+    let ctx = apix::TenantContext::trusted("acme").unwrap();
+    let mut subscriptions = Vec::new();
+    for n in 0..2_000 {
+        let name = apix::ChannelName::new(format!("room:{n}")).unwrap();
+        let channel = apix::ChannelKey::new(&ctx, name);
+        subscriptions.push((tenant.broker.subscribe(&channel).await.unwrap(), channel));
+    }
+    let mut client = server.client();
+    client.call(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    for (n, (subscription, channel)) in subscriptions.iter_mut().enumerate() {
+        let notice = tokio::time::timeout(Duration::from_secs(10), subscription.recv()).await;
+        assert!(matches!(notice, Ok(Some(Update::Missed { count: None, .. }))), "{n}");
+        let message = apix::NewMessage::new("n", Json::encode(&n).unwrap());
+        let message = message.checked(channel, None, &apix::Limits::default()).unwrap();
+        assert_eq!(tenant.broker.publish(channel, message).await.unwrap(), 1);
+        let Some(Update::Message(message)) = subscription.recv().await else { panic!("missed") };
+        assert_eq!(message.data().as_str(), n.to_string());
+    }
+    drop(subscriptions);
+    eventually("all channels are let go", async || {
+        client.call(&["PUBSUB", "CHANNELS", "tenant:*"]).array().is_empty()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_accepted_is_finished_before_closing() {
+    let server = RedisServer::start().await;
+    let tenant = Arc::new(Tenant::on(&server).await);
+    tenant.add(0).await;
+    let mut writers = tokio::task::JoinSet::new();
+    for n in 0..500 {
+        let tenant = Arc::clone(&tenant);
+        writers.spawn(async move {
+            tenant.broker.append(&tenant.stream, vec![event(n)]).await.map_err(|e| e.to_string())
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    tenant.broker.close().await;
+    let outcomes = writers.join_all().await;
+    let done = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    for refused in outcomes.into_iter().filter_map(Result::err) {
+        assert_eq!(refused, "the broker has been closed");
+    }
+    let stored = server.client().call(&["XLEN", "tenant:acme:stream:orders"]).int();
+    assert_eq!(stored, i64::try_from(done).unwrap() + 1);
+    assert!(tenant.broker.check().await.is_err());
+    eventually("no connection is left", async || {
+        server.client().call(&["CLIENT", "LIST"]).text().matches("name=apix").count() == 0
+    })
+    .await;
+}
