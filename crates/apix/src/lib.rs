@@ -71,6 +71,7 @@ pub mod conformance;
 pub mod dead_letter;
 pub mod error;
 pub mod event;
+pub mod framing;
 pub mod group;
 pub mod json;
 pub mod live;
@@ -92,6 +93,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use event::{
     Delivery, Event, Holder, Idempotency, Limits, NewEvent, Origin, Receipt, StoredEvent, Timestamp,
 };
+pub use framing::Framing;
 pub use group::{
     Acknowledged, ConsumerStats, GroupSettings, GroupStats, ReadOptions, SeekTo, Settled,
     Settlement,
@@ -109,6 +111,8 @@ pub use replay::Replay;
 pub use retention::{IdempotencyWindow, Retention, StreamSettings};
 pub use retry::Backoff;
 pub use stream::{Appended, Feed, HybridAppended, Order, RangePage, RangeQuery, StreamStats};
-pub use subscription::{Subscription, SubscriptionSender, Update, subscription};
+pub use subscription::{
+    QueueBudget, Subscription, SubscriptionSender, Update, subscription, subscription_within,
+};
 pub use tenant::{Action, Permissions, TenantContext};
 pub use worker::{Rejection, Worker, WorkerOptions, WorkerReport};

@@ -50,7 +50,8 @@ pub struct LiveSubscription {
     live: Subscription,
     seen: BTreeMap<StreamName, Seen>,
     next: VecDeque<Step>,
-    check: Interval,
+    /// None of a follower: what it follows has the order and closes the gaps.
+    check: Option<Interval>,
     check_due: bool,
 }
 
@@ -97,17 +98,51 @@ impl LiveSubscription {
             live,
             seen: BTreeMap::new(),
             next: VecDeque::new(),
-            check,
+            check: Some(check),
             check_due: false,
         };
-        for feed in &feeds {
-            let id = feed.tip.or(feed.last_id).unwrap_or(MessageId::MIN);
-            subscription.seen.insert(feed.stream.clone(), Seen { id, epoch: feed.epoch.clone() });
-        }
+        subscription.begin_at(&feeds);
         if let Some(since) = since {
             subscription.resume(&feeds, since)?;
         }
         Ok(subscription)
+    }
+
+    /// Follows another subscription of the channel, whose holder passes on to `live` what it gets
+    /// from `position` on: so that many subscribers cost the broker one. Without `since` nothing
+    /// is asked of the broker. What gives way in `live` is read from the streams, as ever.
+    pub async fn follow(
+        broker: Arc<dyn Broker>,
+        channel: ChannelKey,
+        live: Subscription,
+        position: ChannelPosition,
+        since: Option<Since>,
+    ) -> Result<Self> {
+        let seen = |(stream, position): (StreamName, Position)| {
+            (stream, Seen { id: position.id, epoch: position.epoch })
+        };
+        let mut subscription = Self {
+            broker,
+            channel,
+            live,
+            seen: position.into_iter().map(seen).collect(),
+            next: VecDeque::new(),
+            check: None,
+            check_due: false,
+        };
+        if let Some(since) = since {
+            let feeds = subscription.broker.channel_feeds(&subscription.channel).await?;
+            subscription.begin_at(&feeds);
+            subscription.resume(&feeds, since)?;
+        }
+        Ok(subscription)
+    }
+
+    fn begin_at(&mut self, feeds: &[Feed]) {
+        for feed in feeds {
+            let id = feed.tip.or(feed.last_id).unwrap_or(MessageId::MIN);
+            self.seen.insert(feed.stream.clone(), Seen { id, epoch: feed.epoch.clone() });
+        }
     }
 
     /// Where the subscription stands: what a subscriber that got everything so far would give as
@@ -148,7 +183,7 @@ impl LiveSubscription {
                 None => tokio::select! {
                     biased;
                     update = self.live.recv() => self.arrived(update?),
-                    _ = self.check.tick() => self.check_due = true,
+                    () = due(&mut self.check) => self.check_due = true,
                 },
             }
         }
@@ -172,12 +207,32 @@ impl LiveSubscription {
     fn take_step(&mut self) -> Option<LiveUpdate> {
         match self.next.pop_front()? {
             Step::Tell(update) => Some(update),
+            Step::Arrived(message) if self.check.is_none() => self.accept(message),
             Step::Arrived(message) => self.place(message),
             read @ Step::Read(_) => {
                 self.next.push_front(read);
                 None
             }
         }
+    }
+
+    /// Of a follower: delivers a live message unless it was caught up before.
+    fn accept(&mut self, message: Arc<Message>) -> Option<LiveUpdate> {
+        if let Some(origin) = message.origin() {
+            match self.seen.get_mut(&origin.stream) {
+                Some(seen) if seen.epoch.as_ref() == Some(&origin.epoch) => {
+                    if origin.message_id <= seen.id {
+                        return None;
+                    }
+                    seen.id = origin.message_id;
+                }
+                _ => {
+                    let seen = Seen { id: origin.message_id, epoch: Some(origin.epoch.clone()) };
+                    self.seen.insert(origin.stream.clone(), seen);
+                }
+            }
+        }
+        Some(LiveUpdate::Message(message))
     }
 
     /// Delivers a live message if it is the next one, drops it if it was delivered, and reads
@@ -357,6 +412,15 @@ impl LiveSubscription {
     fn tell_unrecoverable(&mut self) {
         let missed = LiveUpdate::Missed { count: None, recoverable: false };
         self.next.push_front(Step::Tell(missed));
+    }
+}
+
+async fn due(check: &mut Option<Interval>) {
+    match check {
+        Some(check) => {
+            check.tick().await;
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::error::Result;
 use crate::event::{Limits, NewEvent, Origin, Timestamp, check_label, check_size};
+use crate::framing::{Frames, Framing};
 use crate::json::{Json, ObjectWriter, write_text};
 use crate::name::{ChannelKey, ChannelName, StreamName, TenantId};
 use crate::position::{Epoch, MessageId};
@@ -68,6 +69,7 @@ pub struct Message {
     user_id: Option<ByteString>,
     origin: Option<Origin>,
     encoded: Bytes,
+    frames: Frames,
 }
 
 struct Parts<'a> {
@@ -106,6 +108,7 @@ impl Message {
             user_id,
             origin,
             encoded: out.into(),
+            frames: Frames::default(),
         }
     }
 
@@ -176,6 +179,7 @@ impl Message {
                     user_id,
                     origin,
                     encoded: arrived,
+                    frames: Frames::default(),
                 }
             }
             Some((parts, false)) => Self::write(parts),
@@ -228,6 +232,12 @@ impl Message {
     /// The message as one JSON object: what goes to the broker and to clients.
     pub fn encoded(&self) -> &Bytes {
         &self.encoded
+    }
+
+    /// The message in a frame of a protocol; `write` makes it, the first time that it is asked
+    /// for.
+    pub fn framed(&self, framing: Framing, write: impl FnOnce(&Bytes) -> Bytes) -> &Bytes {
+        self.frames.get(framing, || write(&self.encoded))
     }
 }
 

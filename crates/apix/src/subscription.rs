@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -34,10 +35,45 @@ pub const DEFAULT_QUEUE_BYTES: usize = 1 << 20;
 /// What a message costs in the queue beside its text.
 const OVERHEAD_BYTES: usize = 64;
 
+/// The bytes that may wait for one subscriber, in one queue or in several of its own together.
+///
+/// When they are used up, a queue that gets a message lets its own oldest go, and keeps one at
+/// least: a quiet channel is not silenced by a busy one beside it.
+#[derive(Clone, Debug)]
+pub struct QueueBudget {
+    used: Arc<AtomicUsize>,
+    limit_bytes: usize,
+}
+
+impl QueueBudget {
+    /// At most `limit_bytes`.
+    pub fn new(limit_bytes: usize) -> Self {
+        Self { used: Arc::default(), limit_bytes }
+    }
+
+    fn take(&self, update: &Update) {
+        self.used.fetch_add(cost(update), Ordering::Relaxed);
+    }
+
+    fn give_back(&self, update: &Update) {
+        self.used.fetch_sub(cost(update), Ordering::Relaxed);
+    }
+
+    fn is_exceeded(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > self.limit_bytes
+    }
+}
+
+fn cost(update: &Update) -> usize {
+    match update {
+        Update::Message(message) => message.encoded().len() + OVERHEAD_BYTES,
+        Update::Missed { .. } => 0,
+    }
+}
+
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Update>,
-    bytes: usize,
     dropped: Dropped,
     ended: bool,
 }
@@ -75,7 +111,7 @@ impl Dropped {
 struct Shared {
     queue: Mutex<Queue>,
     waker: AtomicWaker,
-    limit_bytes: usize,
+    budget: QueueBudget,
 }
 
 impl Shared {
@@ -102,8 +138,15 @@ pub fn subscription(
     limit_bytes: usize,
     on_drop: impl FnOnce() + Send + Sync + 'static,
 ) -> (SubscriptionSender, Subscription) {
-    let shared =
-        Arc::new(Shared { queue: Mutex::default(), waker: AtomicWaker::new(), limit_bytes });
+    subscription_within(QueueBudget::new(limit_bytes), on_drop)
+}
+
+/// As [`subscription`], for one of several queues that share `budget`.
+pub fn subscription_within(
+    budget: QueueBudget,
+    on_drop: impl FnOnce() + Send + Sync + 'static,
+) -> (SubscriptionSender, Subscription) {
+    let shared = Arc::new(Shared { queue: Mutex::default(), waker: AtomicWaker::new(), budget });
     let sender = SubscriptionSender { shared: Arc::clone(&shared) };
     (sender, Subscription { shared, on_drop: Some(Box::new(on_drop)) })
 }
@@ -111,18 +154,16 @@ pub fn subscription(
 impl SubscriptionSender {
     /// Queues a message; the oldest give way when the queue is full.
     pub fn send(&self, message: Arc<Message>) {
-        let cost = message.encoded().len() + OVERHEAD_BYTES;
+        let (update, budget) = (Update::Message(message), &self.shared.budget);
         let mut queue = self.shared.lock();
         if queue.ended {
             return;
         }
-        queue.bytes += cost;
-        queue.waiting.push_back(Update::Message(message));
-        while queue.bytes > self.shared.limit_bytes && queue.waiting.len() > 1 {
+        budget.take(&update);
+        queue.waiting.push_back(update);
+        while budget.is_exceeded() && queue.waiting.len() > 1 {
             let Some(oldest) = queue.waiting.pop_front() else { break };
-            if let Update::Message(message) = &oldest {
-                queue.bytes -= message.encoded().len() + OVERHEAD_BYTES;
-            }
+            budget.give_back(&oldest);
             queue.dropped.add(&oldest);
         }
         drop(queue);
@@ -131,13 +172,23 @@ impl SubscriptionSender {
 
     /// Tells the subscriber that the link to the broker broke here: nobody knows what is missing.
     pub fn link_broke(&self) {
-        let notice = Update::Missed { count: None, stored: true };
+        self.missed(None, true);
+    }
+
+    /// Tells the subscriber that messages are missing here, as [`Update::Missed`] says it.
+    pub fn missed(&self, count: Option<u64>, stored: bool) {
         let mut queue = self.shared.lock();
-        // A link that breaks again and again adds no second notice to the first.
-        if queue.ended || queue.waiting.back() == Some(&notice) {
+        if queue.ended {
             return;
         }
-        queue.waiting.push_back(notice);
+        match queue.waiting.back_mut() {
+            // A link that breaks again and again adds no second notice to the first.
+            Some(Update::Missed { count: before, stored: stored_before }) => {
+                *before = before.zip(count).map(|(before, count)| before + count);
+                *stored_before |= stored;
+            }
+            _ => queue.waiting.push_back(Update::Missed { count, stored }),
+        }
         drop(queue);
         self.shared.waker.wake();
     }
@@ -168,9 +219,7 @@ impl Subscription {
             return Some(missed);
         }
         let update = queue.waiting.pop_front()?;
-        if let Update::Message(message) = &update {
-            queue.bytes -= message.encoded().len() + OVERHEAD_BYTES;
-        }
+        self.shared.budget.give_back(&update);
         Some(update)
     }
 
@@ -196,7 +245,12 @@ impl Stream for Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.shared.lock().ended = true;
+        let mut queue = self.shared.lock();
+        queue.ended = true;
+        for update in queue.waiting.drain(..) {
+            self.shared.budget.give_back(&update);
+        }
+        drop(queue);
         if let Some(on_drop) = self.on_drop.take() {
             on_drop();
         }
@@ -247,6 +301,21 @@ mod tests {
         }
         assert!(missed > 0 && received > 0);
         assert_eq!(received + missed, 1_000);
+    }
+
+    #[tokio::test]
+    async fn queues_of_one_subscriber_share_its_budget() {
+        let budget = QueueBudget::new(4_000);
+        let (busy, mut from_busy) = subscription_within(budget.clone(), || ());
+        let (quiet, mut from_quiet) = subscription_within(budget.clone(), || ());
+        for n in 0..100 {
+            busy.send(message(n));
+        }
+        quiet.send(message(0));
+        assert!(matches!(from_quiet.recv().await, Some(Update::Message(_))));
+        assert!(matches!(from_busy.recv().await, Some(Update::Missed { count: Some(80..), .. })));
+        drop((from_busy, from_quiet));
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
