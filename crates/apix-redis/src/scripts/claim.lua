@@ -23,8 +23,7 @@ local function from_side(id, copy)
   local reader = redis.call('HGET', out, id)
   local count = recorded(id)
   if reader then
-    count = count + 1
-    record(id, count, reader, LEASE_EXPIRED)
+    count = record(id, count + 1, reader, LEASE_EXPIRED)
     if count >= settings.maxDeliveries then
       bury(id, unpacked(copy), 'event', LEASE_EXPIRED)
       return

@@ -80,26 +80,6 @@ local function recorded(id)
   return tonumber(list[1]), tonumber(list[2]), history
 end
 
-local function record(id, count, consumer, reason)
-  local _, _, history = recorded(id)
-  local list = { count, redis.call('HGET', group, 'lossSeq') or 0 }
-  local first = math.max(1, #history - 3 * (KEPT_ATTEMPTS - 1) + 1)
-  for i = first, #history do list[#list + 1] = history[i] end
-  list[#list + 1] = string.format('%.0f', clock())
-  list[#list + 1] = consumer
-  list[#list + 1] = reason
-  redis.call('HSET', attempts, id, packed(list))
-end
-
--- Losses of the group up to now have hidden no hand-out of this event.
-local function seen_now(id)
-  local text = redis.call('HGET', attempts, id)
-  if not text then return end
-  local list = unpacked(text)
-  list[2] = redis.call('HGET', group, 'lossSeq') or 0
-  redis.call('HSET', attempts, id, packed(list))
-end
-
 -- Losses of the group that may have hidden one hand-out of this event each.
 local function hidden_handouts(id, since)
   local marks = redis.call('HGET', group, 'marks')
@@ -109,6 +89,30 @@ local function hidden_handouts(id, since)
     if tonumber(seq) > since and this <= sortable(upto) then hidden = hidden + 1 end
   end
   return hidden
+end
+
+-- Writes a failed attempt down. Returns the delivery count: after a loss of the group the pending
+-- list may know less than what was written down.
+local function record(id, count, consumer, reason)
+  local tried, seen, history = recorded(id)
+  count = math.max(count, tried + hidden_handouts(id, seen) + 1)
+  local list = { count, redis.call('HGET', group, 'lossSeq') or 0 }
+  local first = math.max(1, #history - 3 * (KEPT_ATTEMPTS - 1) + 1)
+  for i = first, #history do list[#list + 1] = history[i] end
+  list[#list + 1] = string.format('%.0f', clock())
+  list[#list + 1] = consumer
+  list[#list + 1] = reason
+  redis.call('HSET', attempts, id, packed(list))
+  return count
+end
+
+-- Losses of the group up to now have hidden no hand-out of this event.
+local function seen_now(id)
+  local text = redis.call('HGET', attempts, id)
+  if not text then return end
+  local list = unpacked(text)
+  list[2] = redis.call('HGET', group, 'lossSeq') or 0
+  redis.call('HSET', attempts, id, packed(list))
 end
 
 local function drop_side(id)
@@ -167,8 +171,8 @@ local function due_in()
 end
 
 -- Takes the event out of its holder's hands until it is due; false if the entry is gone.
-local function park(id, at)
-  if #redis.call('XCLAIM', stream, name, PARKED, 0, id, 'JUSTID') == 0 then
+local function park(id, at, count)
+  if #redis.call('XCLAIM', stream, name, PARKED, 0, id, 'RETRYCOUNT', count, 'JUSTID') == 0 then
     lost(id)
     return false
   end

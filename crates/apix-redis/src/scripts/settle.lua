@@ -5,7 +5,7 @@ local id = ARGV[4]
 local owner, count, is_copy = holder(id)
 if not holds(owner, count, ARGV[5], ARGV[6]) then return { 'lost' } end
 local settings = group_settings()
-record(id, count, owner, ARGV[9])
+count = record(id, count, owner, ARGV[9])
 
 local fields
 local function copy()
@@ -45,7 +45,7 @@ elseif delay > tonumber(ARGV[11]) then
   due_at(id, at)
   redis.call('ZREM', held, id)
   redis.call('XACK', stream, name, id)
-elseif not park(id, at) then
+elseif not park(id, at, count) then
   return { 'lost' }
 end
 return { 'at', string.format('%.0f', at), string.format('%.0f', delay) }

@@ -18,9 +18,9 @@ local function is_held(id, idle)
 end
 
 local function expire(id, owner, count)
-  record(id, count, owner, LEASE_EXPIRED)
+  count = record(id, count, owner, LEASE_EXPIRED)
   if count < settings.maxDeliveries then
-    park(id, now)
+    park(id, now, count)
     return
   end
   local fields = body_of(id)

@@ -183,3 +183,26 @@ async fn a_late_retry_lies_beside_the_stream() {
         ["group:processors", "groups", "state"].map(|key| format!("{{{STREAM}}}:{key}"))
     );
 }
+
+#[tokio::test]
+async fn counts_are_kept_when_a_neighbour_is_first_after_the_loss() {
+    let server = RedisServer::start().await;
+    let tenant = Tenant::on(&server).await;
+    tenant.set_lease(300).await;
+    tenant.add(1).await;
+    let first = tenant.read_one("c").await;
+    tenant.retry(&first, 0).await.unwrap();
+    let second = tenant.read_one("c").await;
+    assert_eq!(second.delivery_count, 2);
+    let mut client = server.client();
+    client.call(&["XGROUP", "DESTROY", STREAM, "processors"]);
+    // The sweep makes the group again; a service that knows nothing of that reads.
+    let plain = ["XREADGROUP", "GROUP", "processors", "plain", "STREAMS", STREAM, ">"];
+    super::tenant::eventually("the group is made again", async || {
+        matches!(client.call(&plain), super::server::Value::Array(_))
+    })
+    .await;
+    let third = tenant.read_one("c").await;
+    assert!(third.delivery_count >= 3, "{}", third.delivery_count);
+    assert_eq!(third.delivery_count, 4, "1 recorded, 1 hidden by the loss, 1 by the neighbour");
+}
