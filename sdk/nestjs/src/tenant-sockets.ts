@@ -30,12 +30,19 @@ interface WsServer {
   on(event: "connection", listener: (socket: any, request: IncomingMessage) => void): unknown;
 }
 
+const guarded = new WeakMap<object, SocketAuthenticator>();
+
 /**
  * Makes every client of a gateway a `TenantSocket`: sets `socket.tenantContext`, refuses who cannot be
  * authenticated, and ends a socket's subscriptions with it. Call it in `afterInit(server)` of a gateway,
  * on Socket.IO (a server or a namespace) or `ws`.
  */
 export function useTenantSockets(server: object, authenticate: SocketAuthenticator): void {
+  const before = guarded.get(server);
+  // Gateways on one port share a server.
+  if (before === authenticate) return;
+  if (before) throw new TypeError("the server has another authenticator already");
+  guarded.set(server, authenticate);
   if (isIo(server)) server.use(socketIoMiddleware(authenticate));
   else if (isWs(server)) guardWs(server, authenticate);
   else throw new TypeError("useTenantSockets takes a Socket.IO server or namespace, or a ws server");

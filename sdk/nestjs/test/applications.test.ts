@@ -71,6 +71,7 @@ describe.each([
     expect(await output(path, "socket-io")).toEqual({
       sameBySymbol: true,
       isolated: [[1], [2]],
+      you: { organizationId: "acme", userId: "anna" },
       refused: ["who are you?", "unauthorized"],
       before: 1,
     });

@@ -200,11 +200,11 @@ describe("groups", () => {
 
   it("extend the leases of what is not settled, up to a maximum", async () => {
     const context = tenant();
-    await messaging.administration.configureGroup(context, "s", "processors", { leaseMs: 300 });
+    await messaging.administration.configureGroup(context, "s", "processors", { leaseMs: 1_000 });
     await messaging.addEventsToStream(context, "s", [1, 2].map(event));
     const lost: string[] = [];
     const [held, done] = await messaging.processEventsFromStream(context, "s", "c1", 10, {
-      maxHoldMs: 1_200,
+      maxHoldMs: 2_500,
       onLeaseLost: (ids) => lost.push(...ids),
     });
     await messaging.acknowledgeEvent(context, "s", done!.messageId);
@@ -217,10 +217,10 @@ describe("groups", () => {
     expect(other.messageId).toBe(held!.messageId);
     expect(other.deliveryCount).toBe(2);
     // Far beyond the lease, and not much beyond the maximum and one lease.
-    expect(Date.now() - start).toBeGreaterThan(1_000);
-    expect(Date.now() - start).toBeLessThan(4_000);
+    expect(Date.now() - start).toBeGreaterThan(2_000);
+    expect(Date.now() - start).toBeLessThan(10_000);
     expect(await messaging.extendLease(context, "s", held!, 1_000)).toEqual([held!.messageId]);
-    expect(await messaging.extendLease(context, "s", [other], 1_000)).toEqual([]);
+    expect(await messaging.extendLease(context, "s", [other], 5_000)).toEqual([]);
   });
 
   it("and streams are configured, listed and deleted", async () => {

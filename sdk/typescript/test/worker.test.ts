@@ -97,12 +97,12 @@ describe("a worker", () => {
 
   it("holds what it handles for as long as that takes", async () => {
     const { messaging } = await begin();
-    await messaging.administration.configureGroup(context, "jobs", "processors", { leaseMs: 200 });
+    await messaging.administration.configureGroup(context, "jobs", "processors", { leaseMs: 1_000 });
     await add(messaging, 1);
     let runs = 0;
     const worker = new Worker(messaging, options, async () => {
       runs += 1;
-      await new Promise((resolve) => setTimeout(resolve, 1_500));
+      await new Promise((resolve) => setTimeout(resolve, 3_500));
     });
     const other = new Worker(messaging, options, () => {
       runs += 100;
