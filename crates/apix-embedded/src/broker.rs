@@ -23,7 +23,7 @@ use crate::folder;
 use crate::hybrid::Shown;
 use crate::lock::FolderLock;
 use crate::options::{EmbeddedOptions, Location};
-use crate::store::ReadPool;
+use crate::store::{ReadPool, StoreOptions};
 
 /// The durable engine inside the process.
 pub struct EmbeddedBroker {
@@ -54,14 +54,14 @@ impl EmbeddedBroker {
         let engine_options = EngineOptions {
             trim_every_ms: whole_ms(options.trim_every).max(1),
             tail_cache_bytes: options.tail_cache_bytes,
+            store: StoreOptions { durability, log_bytes: options.log_bytes },
         };
         let (commands, received) = channel();
         let (opened, opening) = oneshot::channel();
         let (location, time) = (options.location.clone(), Timekeeper::new(options.clock));
         let serve = move || {
-            let writer = hold(location).and_then(|folder| {
-                Writer::start(received, folder, durability, engine_options, time)
-            });
+            let writer = hold(location)
+                .and_then(|folder| Writer::start(received, folder, engine_options, time));
             match writer {
                 Ok(writer) => {
                     let _ = opened.send(Ok(()));

@@ -49,7 +49,6 @@ pub(crate) struct Run {
 pub(crate) struct Writer {
     pub(crate) commands: Receiver<Command>,
     pub(crate) folder: Option<(PathBuf, FolderLock)>,
-    pub(crate) durability: Durability,
     pub(crate) options: EngineOptions,
     pub(crate) time: Timekeeper,
     /// None: the store failed and could not be opened again yet.
@@ -67,14 +66,12 @@ impl Writer {
     pub(crate) fn start(
         commands: Receiver<Command>,
         folder: Option<(PathBuf, FolderLock)>,
-        durability: Durability,
         options: EngineOptions,
         time: Timekeeper,
     ) -> Result<Self> {
         let mut writer = Self {
             commands,
             folder,
-            durability,
             options,
             time,
             engine: None,
@@ -90,9 +87,7 @@ impl Writer {
         let now = self.time.now();
         self.engine = Some(match &self.folder {
             None => Engine::in_memory(self.options, now),
-            Some((folder, _)) => {
-                Engine::open(folder, self.durability, self.options, now, self.must_flush)?
-            }
+            Some((folder, _)) => Engine::open(folder, self.options, now, self.must_flush)?,
         });
         self.must_flush = false;
         self.flush_at = None;
@@ -202,7 +197,9 @@ impl Writer {
 
     /// Under an interval, flushes what was committed when its time has come.
     fn flush_when_due(&mut self, turn: &Turn) -> Result<(), StoreFault> {
-        let Durability::DiskInterval { every_ms } = self.durability else { return Ok(()) };
+        let Durability::DiskInterval { every_ms } = self.options.store.durability else {
+            return Ok(());
+        };
         let now = turn.now.elapsed_ms;
         if self.flush_at.is_some_and(|at| at <= now) {
             self.flush_at = None;

@@ -1,5 +1,21 @@
 //! The durable engine of APIX inside the process, on SQLite: nothing to install.
 //!
+//! ```
+//! use apix::{Broker, Event, Json, Limits, StreamKey, StreamName, TenantContext};
+//! use apix_embedded::{EmbeddedBroker, EmbeddedOptions};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> apix::Result<()> {
+//! let broker = EmbeddedBroker::open(EmbeddedOptions::memory()).await?;
+//! let stream = StreamKey::new(&TenantContext::trusted("acme")?, StreamName::new("orders")?);
+//! let event = Event::new("order.placed", Json::parse(r#"{"total":42}"#)?);
+//! let appended = broker.append(&stream, vec![event.checked(None, &Limits::default())?]).await?;
+//! assert_eq!(broker.stream_stats(&stream).await?.last_id, Some(appended[0].message_id));
+//! broker.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What may be lost
 //!
 //! An *answered* event is one whose id was returned to its producer.

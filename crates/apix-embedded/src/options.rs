@@ -29,6 +29,10 @@ pub struct EmbeddedOptions {
     pub trim_every: Duration,
     /// Bytes of the newest events that are served from memory (default 64 MiB).
     pub tail_cache_bytes: usize,
+    /// Bytes of the log that are used before it is written back into the data file (default
+    /// 32 MiB): less makes the folder smaller and opening after a kill faster, more makes writing
+    /// cheaper.
+    pub log_bytes: usize,
     /// Bytes of events that wait to be written; callers beyond wait their turn (default 64 MiB).
     pub waiting_bytes: usize,
     /// Bytes of messages that wait for one subscriber (default 1 MiB).
@@ -44,6 +48,7 @@ impl Default for EmbeddedOptions {
             durability: Durability::Disk,
             trim_every: Duration::from_secs(1),
             tail_cache_bytes: 64 << 20,
+            log_bytes: 32 << 20,
             waiting_bytes: 64 << 20,
             queue_bytes: DEFAULT_QUEUE_BYTES,
             clock: Clock::System,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use apix::{ChannelName, Durability, ErrorKind, GroupName, StreamName, TenantId};
+use apix::{ChannelName, ErrorKind, GroupName, StreamName, TenantId};
 use bytes::Bytes;
 
 use super::state::{Engine, EngineOptions};
@@ -28,12 +28,11 @@ impl Engine {
     /// reach the disk once more first.
     pub(crate) fn open(
         folder: &Path,
-        durability: Durability,
         options: EngineOptions,
         now: Now,
         must_flush: bool,
     ) -> Result<Self> {
-        Self::from_store(Store::open(folder, durability, must_flush)?, options, now)
+        Self::from_store(Store::open(folder, options.store, must_flush)?, options, now)
     }
 
     /// The engine as the store has it.

@@ -12,7 +12,7 @@ use crate::codec::{group as group_codec, rows};
 use crate::dead_blocks::DeadBlocks;
 use crate::group::{GroupNo, GroupState, StreamNo};
 use crate::row_log::RowLog;
-use crate::store::{Change, Store, StoreFault};
+use crate::store::{Change, Store, StoreFault, StoreOptions};
 use crate::stream_state::StreamState;
 
 /// A snapshot of a group is not worth its bytes before so many bytes of changes.
@@ -27,6 +27,7 @@ const HELD_PER_ROW: usize = 5_000;
 pub(crate) struct EngineOptions {
     pub(crate) trim_every_ms: u64,
     pub(crate) tail_cache_bytes: usize,
+    pub(crate) store: StoreOptions,
 }
 
 /// All streams and groups.

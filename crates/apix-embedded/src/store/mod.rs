@@ -17,4 +17,4 @@ pub(crate) use batch::{Batch, Change};
 pub(crate) use fault::{StoreFault, damaged};
 pub(crate) use reader::{ReadPool, Wanted};
 
-pub(crate) use writer::Store;
+pub(crate) use writer::{Store, StoreOptions};

@@ -21,8 +21,13 @@ type Result<T> = std::result::Result<T, StoreFault>;
 /// The name of the data file within its folder.
 pub(crate) const DATA_FILE: &str = "apix.db";
 
-/// The log is written back into the data file when about so much of it was used.
-const CHECKPOINT_BYTES: usize = 32 << 20;
+/// What of the options concerns the store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StoreOptions {
+    pub(crate) durability: Durability,
+    /// The log is written back into the data file when about so much of it was used.
+    pub(crate) log_bytes: usize,
+}
 
 /// The writer's connection.
 #[derive(Debug)]
@@ -34,6 +39,7 @@ pub(crate) struct Store {
     flushing: bool,
     /// About how many bytes of the log were written since the last checkpoint.
     log_bytes: usize,
+    most_log_bytes: usize,
     /// The position after the last event that is known to be flushed.
     flushed_pos: u64,
 }
@@ -47,7 +53,7 @@ impl Store {
     /// Opens or makes the data file in `folder`. What the log holds is written back and flushed, so
     /// that nothing rests on a flush of an earlier process, which may have failed; with
     /// `must_flush` a full disk is no excuse.
-    pub(crate) fn open(folder: &Path, durability: Durability, must_flush: bool) -> Result<Self> {
+    pub(crate) fn open(folder: &Path, options: StoreOptions, must_flush: bool) -> Result<Self> {
         let path = folder.join(DATA_FILE);
         let log = folder.join(format!("{DATA_FILE}-wal"));
         let claimed = log_check::claimed(&log).map_err(flush_failed)?;
@@ -63,9 +69,15 @@ impl Store {
         connection.pragma_update(None, "cache_size", -32_000)?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         schema::prepare(&mut connection)?;
-        let flush_at_once = durability == Durability::Disk;
-        let mut store =
-            Self { connection, log, flush_at_once, flushing: true, log_bytes: 0, flushed_pos: 0 };
+        let mut store = Self {
+            connection,
+            log,
+            flush_at_once: options.durability == Durability::Disk,
+            flushing: true,
+            log_bytes: 0,
+            most_log_bytes: options.log_bytes,
+            flushed_pos: 0,
+        };
         let reached = store.reached()?;
         if claimed > reached {
             let fault = format!(
@@ -130,7 +142,7 @@ impl Store {
         }
         // Whole pages are logged: a few beside those that the blobs fill.
         self.log_bytes += bytes + bytes / 8 + 4 * 4_096;
-        if self.log_bytes >= CHECKPOINT_BYTES {
+        if self.log_bytes >= self.most_log_bytes {
             self.checkpoint()?;
         }
         Ok(())

