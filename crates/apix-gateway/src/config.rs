@@ -102,6 +102,10 @@ pub struct LiveConfig {
     /// The largest frame that a client may send, in bytes (default 2 MiB). Beyond it the
     /// connection is closed.
     pub max_frame_bytes: usize,
+    /// The most bytes of messages that wait for one connection, over all its channels (default
+    /// 1 MiB). Beyond it the oldest give way, and are counted; hybrid events are then read from
+    /// their stream. Each channel may keep one message beyond it.
+    pub queue_bytes: usize,
     /// The most channels of one connection (default 1,000). Beyond it a subscription is refused
     /// with `too_large`.
     pub max_channels: usize,
@@ -119,6 +123,7 @@ impl Default for LiveConfig {
     fn default() -> Self {
         Self {
             max_frame_bytes: 2 << 20,
+            queue_bytes: 1 << 20,
             max_channels: 1_000,
             ping_interval: Duration::from_secs(25),
             slow_timeout: Duration::from_secs(15),

@@ -14,6 +14,7 @@ use crate::config::{GatewayConfig, HttpConfig, LiveConfig};
 use crate::cors::check_origins;
 use crate::edge::RequestIds;
 use crate::error::{ApiError, ErrorCode};
+use crate::hub::Hub;
 use crate::openapi;
 
 /// The state of one running gateway; clones share it.
@@ -24,6 +25,7 @@ pub(crate) struct Gateway {
 
 struct Inner {
     service: TenantMessagingService,
+    hub: Hub,
     authenticator: Authenticator,
     config: GatewayConfig,
     request_ids: RequestIds,
@@ -38,15 +40,18 @@ impl Gateway {
     pub(crate) fn new(service: TenantMessagingService, config: GatewayConfig) -> Result<Self> {
         check_origins(&config.http.allowed_origins)?;
         let authenticator = Authenticator::new(&config.auth)?;
+        let stopped = CancellationToken::new();
+        let hub = Hub::new(Arc::clone(service.broker()), stopped.clone());
         let inner = Inner {
             service,
+            hub,
             authenticator,
             config,
             request_ids: RequestIds::new(),
             openapi: openapi::document().into(),
             draining: CancellationToken::new(),
             closing: CancellationToken::new(),
-            stopped: CancellationToken::new(),
+            stopped,
             tasks: TaskTracker::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -54,6 +59,10 @@ impl Gateway {
 
     pub(crate) fn service(&self) -> &TenantMessagingService {
         &self.inner.service
+    }
+
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.inner.hub
     }
 
     pub(crate) fn authenticator(&self) -> &Authenticator {

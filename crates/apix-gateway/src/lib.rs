@@ -9,6 +9,7 @@
 //! | `edge.rs`, `cors.rs` | what every request passes: its id, host and origin, the log line, the error form |
 //! | `auth.rs`, `jwt.rs` | a credential becomes a `TenantContext`: the only source of a tenant |
 //! | `http/` | the calls, a resource a file |
+//! | `hub.rs` | one broker subscription for a channel, whoever follows it |
 //! | `session.rs` | one live client, whatever it speaks; `protocol.rs` has its frames |
 //! | `ws.rs`, `sse.rs` | WebSocket and Server-Sent Events, which only translate |
 //! | `error.rs` | every error code with its HTTP status |
@@ -24,6 +25,7 @@ mod expiry;
 mod forms;
 mod gateway;
 mod http;
+mod hub;
 mod jwt;
 mod openapi;
 mod protocol;

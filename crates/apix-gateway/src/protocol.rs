@@ -5,7 +5,8 @@
 use std::borrow::Cow;
 
 use apix::json::{ObjectWriter, write_text};
-use apix::{ChannelName, ChannelPosition, Message, Since};
+use apix::{ChannelName, ChannelPosition, Framing, Message, Since};
+use bytes::Bytes;
 use bytestring::ByteString;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -182,10 +183,13 @@ pub(crate) fn ack(id: Option<&str>, data: &str) -> String {
     frame("ack", id, data)
 }
 
-/// A message on a channel, as it came from the broker.
-pub(crate) fn realtime_update(message: &Message) -> String {
-    // What another service published may hold bytes that are no text in a field of its own.
-    frame("realtime_update", None, &String::from_utf8_lossy(message.encoded()))
+/// A message on a channel, as it came from the broker: written once for all who get it.
+pub(crate) fn realtime_update(message: &Message) -> Bytes {
+    let write = |encoded: &Bytes| {
+        // What another service published may hold bytes that are no text in a field of its own.
+        frame("realtime_update", None, &String::from_utf8_lossy(encoded)).into()
+    };
+    message.framed(Framing::WebSocket, write).clone()
 }
 
 /// Something is missing on a channel.

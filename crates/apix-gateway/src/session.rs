@@ -10,7 +10,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apix::{ChannelName, ChannelPosition, LiveSubscription, LiveUpdate, Message, Position, Since};
+use apix::{
+    Action, ChannelKey, ChannelName, ChannelPosition, LiveSubscription, LiveUpdate, Message,
+    QueueBudget, Since,
+};
 use bytestring::ByteString;
 use futures_util::stream::{AbortHandle, Abortable, SelectAll, Stream, unfold};
 use futures_util::{StreamExt, future};
@@ -20,6 +23,7 @@ use crate::auth::Caller;
 use crate::error::{ApiError, ErrorCode};
 use crate::forms::{MessageForm, check_tenant, parse};
 use crate::gateway::Gateway;
+use crate::hub::advance;
 use crate::protocol::{
     ChannelWish, Frame, Subscribed, UnsubscribeForm, ack, exception, read_since, read_wishes,
     unsubscribed,
@@ -65,6 +69,7 @@ pub(crate) struct Session {
     joined: HashMap<ChannelName, Joined>,
     arrivals: SelectAll<Abortable<Arrivals>>,
     turns: u64,
+    budget: QueueBudget,
 }
 
 impl Session {
@@ -75,6 +80,7 @@ impl Session {
         };
         let (high, low) =
             (getrandom::u64().map_err(no_randomness)?, getrandom::u64().map_err(no_randomness)?);
+        let budget = QueueBudget::new(gateway.live().queue_bytes);
         Ok(Self {
             gateway,
             caller,
@@ -82,6 +88,7 @@ impl Session {
             joined: HashMap::new(),
             arrivals: SelectAll::new(),
             turns: 0,
+            budget,
         })
     }
 
@@ -168,9 +175,11 @@ impl Session {
                 format!("the connection has {max_channels} channels, which is the limit"),
             ));
         }
-        let service = self.gateway.service();
-        let opened = service.resume_realtime_messages(&self.caller.ctx, channel.as_str(), since);
-        let subscription = self.gateway.within(opened).await?;
+        let ctx = &self.caller.ctx;
+        ctx.require(Action::ChannelsSubscribe, channel.as_str())?;
+        let key = ChannelKey::new(ctx, channel.clone());
+        let followed = self.gateway.hub().follow(key, since, &self.budget);
+        let (subscription, _queue) = self.gateway.within(followed).await?;
         let mut position = subscription.position();
         // A stream that is gone has nowhere to come back to.
         position.retain(|_, position| position.epoch.is_some());
@@ -257,17 +266,6 @@ impl Session {
     }
 }
 
-fn advance(position: &mut ChannelPosition, message: &Message) {
-    let Some(origin) = message.origin() else { return };
-    match position.get_mut(&origin.stream) {
-        Some(known) if known.epoch.as_ref() == Some(&origin.epoch) => known.id = origin.message_id,
-        _ => {
-            let reached = Position { id: origin.message_id, epoch: Some(origin.epoch.clone()) };
-            position.insert(origin.stream.clone(), reached);
-        }
-    }
-}
-
 /// The updates of one subscription. What can be tried again is; another fault ends it.
 fn arrivals(
     channel: ChannelName,
@@ -285,7 +283,10 @@ fn arrivals(
                 }
                 Some(Err(fault)) => break Err(fault.into()),
                 None => {
-                    break Err(ApiError::new(ErrorCode::Unavailable, "the broker has closed"));
+                    break Err(ApiError::new(
+                        ErrorCode::Unavailable,
+                        "the channel has closed: subscribe again",
+                    ));
                 }
             }
         };

@@ -227,7 +227,7 @@ impl Connection {
         let mut next = Some(first);
         let mut count = 0;
         while let Some(outgoing) = next {
-            in_time(limit, self.sink.feed(text(encode(&outgoing)))).await?;
+            in_time(limit, self.sink.feed(encode(&outgoing))).await?;
             count += 1;
             next = if count < FRAMES_PER_FLUSH { self.session.next().now_or_never() } else { None };
         }
@@ -285,11 +285,15 @@ fn is_too_big(fault: &axum::Error) -> bool {
     fault.to_string().contains("too long")
 }
 
-fn encode(outgoing: &Outgoing) -> String {
+fn encode(outgoing: &Outgoing) -> Message {
     match outgoing {
-        Outgoing::Update(message) => realtime_update(message),
-        Outgoing::Missed { channel, count, recoverable } => missed(channel, *count, *recoverable),
-        Outgoing::Failed { channel, error } => subscription_failed(channel, error),
+        Outgoing::Update(message) => {
+            Message::Text(Utf8Bytes::try_from(realtime_update(message)).unwrap_or_default())
+        }
+        Outgoing::Missed { channel, count, recoverable } => {
+            text(missed(channel, *count, *recoverable))
+        }
+        Outgoing::Failed { channel, error } => text(subscription_failed(channel, error)),
     }
 }
 
