@@ -1,7 +1,7 @@
 //! A credential becomes a [`TenantContext`]: here and nowhere else.
 
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
 use apix::{Action, Error, Permissions, Result, TenantContext, TenantId};
 use axum::extract::FromRequestParts;
@@ -11,17 +11,21 @@ use axum::http::{HeaderMap, HeaderName};
 use bytestring::ByteString;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio::time::sleep;
 
-use crate::credentials::{ApiKey, AuthConfig, KeySource};
+use crate::credentials::{ApiKey, AuthConfig, KeySource, Secret};
 use crate::error::{ApiError, ErrorCode};
 use crate::expiry::Expiry;
 use crate::gateway::Gateway;
 use crate::jwt::TokenKeys;
+use crate::watched_file::WatchedFile;
 
 /// Names the tenant of a call by a service credential.
 const APIX_TENANT: HeaderName = HeaderName::from_static("apix-tenant");
 /// Names the user of a call by a service credential.
 const APIX_USER: HeaderName = HeaderName::from_static("apix-user");
+/// How often files of keys are looked at.
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Who is calling, and until when the credential is good.
 #[derive(Clone, Debug)]
@@ -36,9 +40,9 @@ pub(crate) struct Credential {
     pub(crate) user: Option<ByteString>,
     pub(crate) permissions: Arc<Permissions>,
     pub(crate) expires_at: Option<SystemTime>,
-    /// Whether it may name the tenant of each call. Only API keys may: a token's issuer is bound
-    /// to the tenants of its key.
-    pub(crate) service: bool,
+    /// The name of the key that may name the tenant of each call. Only API keys may: a token's
+    /// issuer is bound to the tenants of its key.
+    pub(crate) service: Option<Arc<str>>,
 }
 
 struct KnownKey {
@@ -46,40 +50,74 @@ struct KnownKey {
     tenant: TenantId,
     user: Option<ByteString>,
     permissions: Arc<Permissions>,
-    service: bool,
+    service: Option<Arc<str>>,
 }
 
 /// All configured credentials, ready to check tokens against.
 pub(crate) struct Authenticator {
     tokens: TokenKeys,
-    api_keys: Vec<KnownKey>,
+    configured_keys: Vec<ApiKey>,
+    key_files: Vec<WatchedFile>,
+    api_keys: RwLock<Arc<Vec<KnownKey>>>,
 }
 
 impl Authenticator {
     pub(crate) fn new(config: &AuthConfig) -> Result<Self> {
-        let api_keys = config.api_keys.iter().map(known_key).collect::<Result<Vec<_>>>()?;
-        for (index, key) in api_keys.iter().enumerate() {
-            if api_keys[..index].iter().any(|other| other.digest == key.digest) {
-                let name = &config.api_keys[index].name;
-                return Err(Error::invalid(format!(
-                    "the API key {name:?} is the same as another one; give each its own"
-                )));
+        let files = config.api_keys.iter().filter_map(|key| match &key.key {
+            KeySource::Key(Secret::File(path)) => Some(WatchedFile::new(path)),
+            _ => None,
+        });
+        Ok(Self {
+            key_files: files.collect(),
+            api_keys: RwLock::new(Arc::new(known_keys(&config.api_keys)?)),
+            configured_keys: config.api_keys.clone(),
+            tokens: TokenKeys::new(config)?,
+        })
+    }
+
+    /// Fetches key sets and reads files again that have changed, for ever.
+    pub(crate) async fn keep_fresh(&self) {
+        let files = async {
+            loop {
+                sleep(FILE_CHECK_INTERVAL).await;
+                self.tokens.read_again();
+                self.read_keys_again();
             }
+        };
+        tokio::join!(files, self.tokens.keep_fresh());
+    }
+
+    fn read_keys_again(&self) {
+        // Each is to be asked: a change counts as seen then.
+        if self.key_files.iter().filter(|file| file.has_changed()).count() == 0 {
+            return;
         }
-        Ok(Self { tokens: TokenKeys::new(config)?, api_keys })
+        match known_keys(&self.configured_keys) {
+            Ok(keys) => {
+                tracing::info!(keys = keys.len(), "API keys read again");
+                *self.api_keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+            }
+            Err(fault) => tracing::warn!(%fault, "cannot read the API keys again, keeping those"),
+        }
     }
 
     /// Checks `token` and, of a service credential, the tenant and user that the call names.
-    pub(crate) fn authenticate(&self, token: &str, named: Named<'_>) -> Result<Caller, ApiError> {
-        let credential = if is_jwt(token) { self.tokens.check(token) } else { self.find(token) }?;
+    pub(crate) async fn authenticate(
+        &self,
+        token: &str,
+        named: Named<'_>,
+    ) -> Result<Caller, ApiError> {
+        let credential =
+            if is_jwt(token) { self.tokens.check(token).await } else { self.find(token) }?;
         credential.speak_for(named)
     }
 
     fn find(&self, token: &str) -> Result<Credential, ApiError> {
         let digest: [u8; 32] = Sha256::digest(token).into();
+        let known = Arc::clone(&self.api_keys.read().unwrap_or_else(PoisonError::into_inner));
         let mut found = None;
         // No early end: the time taken says nothing about which key it was.
-        for key in &self.api_keys {
+        for key in known.iter() {
             if bool::from(key.digest.ct_eq(&digest)) {
                 found = Some(key);
             }
@@ -95,13 +133,26 @@ impl Authenticator {
             user: key.user.clone(),
             permissions: Arc::clone(&key.permissions),
             expires_at: None,
-            service: key.service,
+            service: key.service.clone(),
         })
     }
 }
 
 fn is_jwt(token: &str) -> bool {
     token.bytes().filter(|&b| b == b'.').count() == 2
+}
+
+fn known_keys(configured: &[ApiKey]) -> Result<Vec<KnownKey>> {
+    let keys = configured.iter().map(known_key).collect::<Result<Vec<_>>>()?;
+    for (index, key) in keys.iter().enumerate() {
+        if keys[..index].iter().any(|other| other.digest == key.digest) {
+            let name = &configured[index].name;
+            return Err(Error::invalid(format!(
+                "the API key {name:?} is the same as another one; give each its own"
+            )));
+        }
+    }
+    Ok(keys)
 }
 
 fn known_key(key: &ApiKey) -> Result<KnownKey> {
@@ -123,7 +174,7 @@ fn known_key(key: &ApiKey) -> Result<KnownKey> {
     };
     let permissions = Permissions::parse(&key.permissions)
         .map_err(|fault| Error::invalid(format!("{what}: {fault}")))?;
-    let service = permissions.has(Action::TenantsActAs);
+    let service = permissions.has(Action::TenantsActAs).then(|| Arc::from(&*key.name));
     let (permissions, user) = (Arc::new(permissions), key.user_id.clone().map(ByteString::from));
     let tenant = key.organization_id.clone();
     TenantContext::authenticated(tenant.clone(), user.clone(), Arc::clone(&permissions))
@@ -147,7 +198,7 @@ impl Credential {
         }
         let user = match named.user {
             Some(user) if self.user.as_deref() != Some(user) => {
-                if !self.service {
+                if self.service.is_none() {
                     return Err(ApiError::new(
                         ErrorCode::PermissionDenied,
                         "only an API key with tenants:act-as:PATTERN may name a user by Apix-User",
@@ -165,7 +216,7 @@ impl Credential {
     }
 
     fn check_act_as(&self, tenant: &TenantId) -> Result<(), ApiError> {
-        if !self.service {
+        if self.service.is_none() {
             return Err(ApiError::new(
                 ErrorCode::TenantMismatch,
                 format!(
@@ -223,9 +274,9 @@ pub(crate) fn no_credential() -> ApiError {
 
 impl Caller {
     /// The caller that the headers name.
-    pub(crate) fn of(gateway: &Gateway, headers: &HeaderMap) -> Result<Self, ApiError> {
+    pub(crate) async fn of(gateway: &Gateway, headers: &HeaderMap) -> Result<Self, ApiError> {
         let token = bearer(headers)?.ok_or_else(no_credential)?;
-        gateway.authenticator().authenticate(token, named(headers)?)
+        gateway.authenticator().authenticate(token, named(headers)?).await
     }
 }
 
@@ -233,6 +284,6 @@ impl FromRequestParts<Gateway> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, ApiError> {
-        Self::of(gateway, &parts.headers)
+        Self::of(gateway, &parts.headers).await
     }
 }

@@ -12,6 +12,8 @@ use serde::Deserialize;
 pub struct AuthConfig {
     /// Keys that JSON Web Tokens are checked with.
     pub jwt_keys: Vec<JwtKey>,
+    /// Sets of such keys that their issuers publish and change.
+    pub jwks: Vec<Jwks>,
     /// API keys.
     pub api_keys: Vec<ApiKey>,
     /// The claims that name the tenant; the first one that a token has counts (default
@@ -26,6 +28,7 @@ impl Default for AuthConfig {
     fn default() -> Self {
         Self {
             jwt_keys: Vec::new(),
+            jwks: Vec::new(),
             api_keys: Vec::new(),
             organization_claims: vec!["organizationId".to_owned(), "org_id".to_owned()],
             leeway_seconds: 0,
@@ -39,20 +42,83 @@ impl Default for AuthConfig {
 pub enum Algorithm {
     /// HMAC with SHA-256; its secret has at least 32 bytes.
     HS256,
+    /// RSA (PKCS #1 1.5) with SHA-256; its key has 2,048 to 8,192 bits.
+    RS256,
+    /// ECDSA on the curve P-256 with SHA-256.
+    ES256,
+    /// Ed25519.
+    EdDSA,
 }
 
 /// A key that tokens are checked with, and the tenants it may speak for.
+///
+/// In `apix.toml` the key of HS256 is called `secret`, that of the others `public_key`, so that
+/// one cannot be taken for the other.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "JwtKeyForm")]
 pub struct JwtKey {
     /// Its name: a token whose header has a `kid` is checked with the keys of that name, or, if
     /// there is none, with those that have no name.
-    #[serde(default)]
     pub kid: Option<String>,
     /// How its tokens are signed.
     pub algorithm: Algorithm,
-    /// The secret.
+    /// The secret of HS256; of the others the public key as PEM (`BEGIN PUBLIC KEY`, of RSA also
+    /// `BEGIN RSA PUBLIC KEY`). A file is read again when it changes.
     pub secret: Secret,
+    /// Patterns of the tenants that its tokens may name, such as `acme` or `shop-*`.
+    pub tenants: Vec<String>,
+    /// What the claim `iss` must be, if anything.
+    pub issuer: Option<String>,
+    /// What the claim `aud` must contain, if anything.
+    pub audience: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JwtKeyForm {
+    kid: Option<String>,
+    algorithm: Algorithm,
+    secret: Option<Secret>,
+    public_key: Option<Secret>,
+    tenants: Vec<String>,
+    issuer: Option<String>,
+    audience: Option<String>,
+}
+
+impl TryFrom<JwtKeyForm> for JwtKey {
+    type Error = &'static str;
+
+    fn try_from(form: JwtKeyForm) -> Result<Self, &'static str> {
+        let secret = match (form.algorithm, form.secret, form.public_key) {
+            (Algorithm::HS256, Some(secret), None) => secret,
+            (Algorithm::HS256, ..) => return Err("a key for HS256 has a secret, no public_key"),
+            (_, None, Some(public_key)) => public_key,
+            _ => return Err("a key for RS256, ES256 or EdDSA has a public_key, no secret"),
+        };
+        Ok(Self {
+            kid: form.kid,
+            algorithm: form.algorithm,
+            secret,
+            tenants: form.tenants,
+            issuer: form.issuer,
+            audience: form.audience,
+        })
+    }
+}
+
+/// A JSON Web Key Set (RFC 7517): public keys that an issuer publishes and changes by itself.
+///
+/// A set is fetched every five minutes, or as often as the `max-age` of its answer asks for, and
+/// when a token names a key that is not known (once a minute at most); a file is read again when
+/// it changes. While a set cannot be had, the last one stays in force. A key that is no longer in
+/// the set is no longer accepted. Shared secrets (`oct`) in a set are never used.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jwks {
+    /// Where it is.
+    pub source: JwksSource,
+    /// How its tokens may be signed: RS256, ES256, EdDSA.
+    pub algorithms: Vec<Algorithm>,
     /// Patterns of the tenants that its tokens may name, such as `acme` or `shop-*`.
     pub tenants: Vec<String>,
     /// What the claim `iss` must be, if anything.
@@ -61,6 +127,37 @@ pub struct JwtKey {
     /// What the claim `aud` must contain, if anything.
     #[serde(default)]
     pub audience: Option<String>,
+    /// A certificate authority to trust beside those of the system, a PEM file.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+}
+
+/// Where a key set is.
+///
+/// In `apix.toml`: `source = "https://…"` or `source = { file = "jwks.json" }`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "JwksSourceForm")]
+pub enum JwksSource {
+    /// An `https` address, or an `http` one on this machine.
+    Url(String),
+    /// A file.
+    File(PathBuf),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "an https address or { file = \"PATH\" }")]
+enum JwksSourceForm {
+    Url(String),
+    File(FileForm),
+}
+
+impl From<JwksSourceForm> for JwksSource {
+    fn from(form: JwksSourceForm) -> Self {
+        match form {
+            JwksSourceForm::Url(url) => Self::Url(url),
+            JwksSourceForm::File(FileForm { file }) => Self::File(file),
+        }
+    }
 }
 
 /// A long-lived key of one tenant, of a service that speaks for several, or of the operator.

@@ -8,6 +8,8 @@
 //! | `server.rs` | accepting connections, time limits, the drain at the end |
 //! | `edge.rs`, `cors.rs` | what every request passes: its id, host and origin, the log line, the error form |
 //! | `auth.rs`, `jwt.rs` | a credential becomes a `TenantContext`: the only source of a tenant |
+//! | `credentials.rs`, `key_set.rs`, `trust.rs` | the keys of the configuration, and whom each may speak for |
+//! | `public_key.rs`, `jwks.rs`, `remote_set.rs`, `watched_file.rs` | reading keys, fetching key sets, noticing changes |
 //! | `http/` | the calls, a resource a file |
 //! | `hub.rs` | one broker subscription for a channel, whoever follows it |
 //! | `session.rs` | one live client, whatever it speaks; `protocol.rs` has its frames |
@@ -25,17 +27,23 @@ mod expiry;
 mod forms;
 mod gateway;
 mod http;
+mod jwks;
 mod hub;
 mod jwt;
+mod key_set;
 mod openapi;
 mod protocol;
+mod public_key;
+mod remote_set;
 mod server;
 mod session;
 mod sse;
 mod stall;
+mod trust;
+mod watched_file;
 mod ws;
 
 pub use config::{GatewayConfig, HttpConfig, LiveConfig};
-pub use credentials::{Algorithm, ApiKey, AuthConfig, JwtKey, KeySource, Secret};
+pub use credentials::{Algorithm, ApiKey, AuthConfig, Jwks, JwksSource, JwtKey, KeySource, Secret};
 pub use error::ErrorCode;
 pub use server::run;

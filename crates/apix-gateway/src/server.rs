@@ -50,6 +50,7 @@ where
     let gateway = Gateway::new(service, config)?;
     // Nothing outlives this future, not even if it is dropped.
     let _stop = gateway.stopped().clone().drop_guard();
+    tokio::spawn(keep_credentials_fresh(gateway.clone()));
     let router = http::router(gateway.clone());
     accept_until(shutdown, &mut listener, &gateway, &router).await;
     gateway.draining().cancel();
@@ -58,6 +59,13 @@ where
     drop(listener);
     drain(&gateway).await;
     Ok(())
+}
+
+async fn keep_credentials_fresh(gateway: Gateway) {
+    tokio::select! {
+        () = gateway.stopped().cancelled() => {}
+        () = gateway.authenticator().keep_fresh() => {}
+    }
 }
 
 async fn accept_until<L: Listener>(

@@ -70,7 +70,7 @@ impl FromRequestParts<Gateway> for LiveCaller {
             (None, Some(token)) => token,
             (None, None) => offered_token(headers).ok_or_else(no_credential)?,
         };
-        gateway.authenticator().authenticate(token, named(headers)?).map(Self)
+        gateway.authenticator().authenticate(token, named(headers)?).await.map(Self)
     }
 }
 

@@ -155,7 +155,8 @@ impl Config {
 
     /// Whether anybody could get in.
     pub(crate) fn has_credentials(&self) -> bool {
-        !self.gateway.auth.jwt_keys.is_empty() || !self.gateway.auth.api_keys.is_empty()
+        let auth = &self.gateway.auth;
+        !(auth.jwt_keys.is_empty() && auth.jwks.is_empty() && auth.api_keys.is_empty())
     }
 }
 

@@ -58,7 +58,7 @@ async fn no_route(State(gateway): State<Gateway>, headers: HeaderMap, uri: Uri) 
             "there is no such call; /openapi.json lists all that there are",
         );
     }
-    match Caller::of(&gateway, &headers) {
+    match Caller::of(&gateway, &headers).await {
         Err(refused) => refused,
         Ok(_) => ApiError::new(
             ErrorCode::InvalidName,

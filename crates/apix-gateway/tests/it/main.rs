@@ -20,3 +20,4 @@ mod schema;
 mod shutdown;
 mod sse;
 mod streams;
+mod tokens;
