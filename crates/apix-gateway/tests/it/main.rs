@@ -11,6 +11,7 @@ mod events;
 mod failing;
 mod groups;
 mod isolation;
+mod jwks;
 mod live;
 mod logs;
 mod names;
