@@ -7,19 +7,21 @@ use std::time::{Duration, Instant};
 use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
-use apix::{Result, StreamKey, TenantId};
+use apix::{ErrorKind, Result, StreamKey, TenantId};
 
 use crate::error::{cause, malformed};
 use crate::local::LocalStream;
 use crate::resp::Reply;
 use crate::shared::Shared;
 use crate::streams::no_such_stream;
-use crate::wire::Arguments;
+use crate::wire::{Arguments, Pipeline};
 
 /// Streams that were used here within this time are trimmed at each interval.
 const IN_USE: Duration = Duration::from_secs(600);
 /// All other streams of the tenants that are known here, at this interval.
 const OTHERS_EVERY: Duration = Duration::from_secs(600);
+/// Streams that are trimmed in one round trip.
+const AT_ONCE: usize = 64;
 /// At each interval a stream is trimmed by so many calls at most, so that others get their turn.
 const CALLS: usize = 50;
 
@@ -36,13 +38,8 @@ impl Shared {
 
     /// How many entries were removed, and whether there may be more.
     async fn trim_once(&self, local: &LocalStream, every: Duration) -> Result<(u64, bool)> {
-        let arguments =
-            Arguments::with_keys(&local.keys.all()).and("").and(every.as_millis().to_string());
         let link = self.link(&local.keys.stream);
-        let reply = self.scripts.trim.reply(link, &arguments).await?;
-        let [removed, more] = reply.array() else { return Err(malformed("a trim")) };
-        let removed = removed.count().ok_or_else(|| malformed("a trim"))?;
-        Ok((removed, *more == Reply::Int(1)))
+        read_trim(&self.scripts.trim.reply(link, &trim_arguments(local, every)).await?)
     }
 
     /// Trims at intervals until the broker is closed.
@@ -89,20 +86,53 @@ impl Shared {
     }
 
     async fn trim_all(&self, streams: &BTreeSet<StreamKey>) -> Result<()> {
+        // Not remembered as used: that would keep them in use for ever.
+        let streams: Vec<_> = streams.iter().cloned().map(LocalStream::unused).collect();
+        for streams in streams.chunks(AT_ONCE) {
+            self.trim_some(streams).await?;
+        }
+        Ok(())
+    }
+
+    /// Trims these streams in one round trip, and those that need more by themselves.
+    async fn trim_some(&self, streams: &[LocalStream]) -> Result<()> {
+        let Some(first) = streams.first() else { return Ok(()) };
         // A little less than the interval, so that one process alone trims at each tick.
         let every = self.options.trim_every * 3 / 4;
-        for stream in streams {
-            // Not remembered as used: that would keep it in use for ever.
-            let local = LocalStream::unused(stream.clone());
-            let mut every = every;
+        let mut pipeline = Pipeline::default();
+        for local in streams {
+            pipeline.push_written(&self.scripts.trim.by_digest(&trim_arguments(local, every)));
+        }
+        let replies = self.link(&first.keys.stream).call(pipeline).await?;
+        for (local, reply) in streams.iter().zip(&replies) {
+            // What failed is tried by itself, which also gives a server its script again.
+            let mut more = match reply.reply() {
+                Ok(reply) => read_trim(&reply)?.1,
+                Err(_) => true,
+            };
             for _ in 0..CALLS {
-                let (_, more) = self.trim_once(&local, every).await?;
                 if !more {
                     break;
                 }
-                every = Duration::ZERO;
+                more = match self.trim_once(local, Duration::ZERO).await {
+                    Ok((_, more)) => more,
+                    // A key that holds something else must not keep the others from being trimmed.
+                    Err(fault) if fault.kind() == ErrorKind::Conflict => false,
+                    Err(fault) => return Err(fault),
+                };
             }
         }
         Ok(())
     }
+}
+
+fn trim_arguments(local: &LocalStream, every: Duration) -> Arguments {
+    Arguments::with_keys(&local.keys.all()).and("").and(every.as_millis().to_string())
+}
+
+/// How many entries were removed, and whether there may be more.
+fn read_trim(reply: &Reply) -> Result<(u64, bool)> {
+    let [removed, more] = reply.array() else { return Err(malformed("a trim")) };
+    let removed = removed.count().ok_or_else(|| malformed("a trim"))?;
+    Ok((removed, *more == Reply::Int(1)))
 }
