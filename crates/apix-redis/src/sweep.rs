@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, warn};
 
-use apix::Result;
+use apix::{ErrorKind, Result};
 
 use crate::error::{cause, malformed};
 use crate::local::LocalGroup;
@@ -74,8 +74,10 @@ impl Shared {
                 continue;
             }
             match self.sweep(group).await {
-                Err(fault) if !is_group_lost(&fault) => return Err(fault),
-                _ => {}
+                Ok(()) => {}
+                // A key that holds something else must not keep the others from being swept.
+                Err(fault) if is_group_lost(&fault) || fault.kind() == ErrorKind::Conflict => {}
+                Err(fault) => return Err(fault),
             }
         }
         Ok(())
