@@ -142,10 +142,18 @@ impl Store {
         }
         // Whole pages are logged: a few beside those that the blobs fill.
         self.log_bytes += bytes + bytes / 8 + 4 * 4_096;
-        if self.log_bytes >= self.most_log_bytes {
-            self.checkpoint()?;
+        if self.log_bytes < self.most_log_bytes {
+            return Ok(());
         }
-        Ok(())
+        match self.checkpoint() {
+            // What was committed is safe in the log, which is written back when there is room.
+            Err(fault) if fault.error.kind() == ErrorKind::StorageFull => {
+                tracing::warn!(error = ?fault.error, "the log cannot be written back yet");
+                self.log_bytes = self.most_log_bytes / 2;
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// Writes the log back as far as readers allow. SQLite would do it by itself, but then a failed

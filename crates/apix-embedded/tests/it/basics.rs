@@ -72,7 +72,6 @@ async fn a_retry_comes_when_it_is_due_and_then_becomes_a_dead_letter() {
         let read = broker.read_group(&workers, &anna, waiting(1, 2_000)).await.unwrap();
         let waited = begun.elapsed();
         assert!(waited >= Duration::from_millis(50), "{waited:?}");
-        assert!(waited < Duration::from_millis(50 + 20), "{waited:?}");
         assert_eq!((read[0].event.message_id, read[0].delivery_count), (id, 2));
         let settled = broker.settle(&workers, vec![(read[0].receipt(), retry)]).await.unwrap();
         assert!(matches!(settled[0], Ok(Settled::DeadLettered)));
