@@ -1,6 +1,6 @@
 //! Consumer groups: reading and settling events, and the groups themselves.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use apix::messaging::{DEFAULT_BATCH_SIZE, MAX_READ_WAIT, lease_lost};
 use apix::{
@@ -54,16 +54,36 @@ pub(super) async fn read(
     }
     let batch_size = form.count.unwrap_or(DEFAULT_BATCH_SIZE);
     let request = ReadRequest { group, batch_size, wait };
-    let service = gateway.service();
-    let read = service.read_group(&caller.ctx, stream.as_str(), &form.consumer, request);
-    let deliveries = tokio::select! {
-        biased;
-        deliveries = gateway.within_after(wait, read) => deliveries?,
-        () = gateway.draining().cancelled() => Vec::new(),
-    };
+    let deliveries = read_in_turns(&gateway, &caller, stream.as_str(), &form.consumer, request);
+    let deliveries = deliveries.await?;
     let mut out = answer::list("events", &deliveries, Delivery::write_json);
     out.push(b'}');
     Ok(answer::json(StatusCode::OK, out))
+}
+
+/// How long one turn of a waiting read is: at a shutdown a read ends within it.
+const TURN: Duration = Duration::from_secs(1);
+
+/// Reads until there is something, the wait is over, or the server stops. A turn is never cut off:
+/// what it had been handed would be held by nobody until the lease ends.
+async fn read_in_turns(
+    gateway: &Gateway,
+    caller: &Caller,
+    stream: &str,
+    consumer: &str,
+    request: ReadRequest,
+) -> Result<Vec<Delivery>, ApiError> {
+    let until = Instant::now() + request.wait;
+    loop {
+        let wait = until.saturating_duration_since(Instant::now()).min(TURN);
+        let turn = ReadRequest { wait, ..request.clone() };
+        let read = gateway.service().read_group(&caller.ctx, stream, consumer, turn);
+        let deliveries = gateway.within_after(wait, read).await?;
+        let over = gateway.draining().is_cancelled() || Instant::now() >= until;
+        if over || !deliveries.is_empty() {
+            return Ok(deliveries);
+        }
+    }
 }
 
 #[derive(Deserialize)]
