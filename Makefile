@@ -18,8 +18,9 @@ run: build ## Start a server to play with; its data is in ./apix-data
 
 test: ## Run every test; installs what the tests start (redis-server, node)
 	.ci/install-test-servers
-	@if [ -x examples/github-events/test.sh ]; then examples/github-events/test.sh; fi
 	$(CARGO) test --workspace --all-features --locked
+	examples/github-events/test.sh
+	sdk/test.sh
 
 lint: ## Check the form, the lints and the documentation
 	$(CARGO) fmt --all --check
