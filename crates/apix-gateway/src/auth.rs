@@ -32,6 +32,11 @@ const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 pub(crate) struct Caller {
     pub(crate) ctx: TenantContext,
     pub(crate) expiry: Expiry,
+    pub(crate) expires_at: Option<SystemTime>,
+    /// The name of the service credential, if it is one.
+    service: Option<Arc<str>>,
+    /// The tenant that the credential itself belongs to.
+    home: TenantId,
 }
 
 /// What a valid credential says, before a service credential names its tenant.
@@ -196,6 +201,9 @@ impl Credential {
         if let Some(tenant) = &other {
             self.check_act_as(tenant)?;
         }
+        if let (Some(key), true) = (&self.service, other.is_some() || named.user.is_some()) {
+            log_use(key, other.as_ref().unwrap_or(&self.tenant));
+        }
         let user = match named.user {
             Some(user) if self.user.as_deref() != Some(user) => {
                 if self.service.is_none() {
@@ -210,9 +218,11 @@ impl Credential {
             _ if other.is_some() => named.user.map(ByteString::from),
             _ => self.user,
         };
+        let home = self.tenant.clone();
         let ctx =
             TenantContext::authenticated(other.unwrap_or(self.tenant), user, self.permissions)?;
-        Ok(Caller { ctx, expiry: Expiry::at(self.expires_at) })
+        let (expires_at, service) = (self.expires_at, self.service);
+        Ok(Caller { ctx, expiry: Expiry::at(expires_at), expires_at, service, home })
     }
 
     fn check_act_as(&self, tenant: &TenantId) -> Result<(), ApiError> {
@@ -227,13 +237,22 @@ impl Credential {
             ));
         }
         if !self.permissions.allows(Action::TenantsActAs, tenant.as_str(), None) {
-            return Err(ApiError::new(
-                ErrorCode::PermissionDenied,
-                format!("the credential lacks the permission 'tenants:act-as:{tenant}'"),
-            ));
+            return Err(lacks_act_as(tenant));
         }
         Ok(())
     }
+}
+
+fn lacks_act_as(tenant: &TenantId) -> ApiError {
+    ApiError::new(
+        ErrorCode::PermissionDenied,
+        format!("the credential lacks the permission 'tenants:act-as:{tenant}'"),
+    )
+}
+
+/// Every use of a service credential for others is logged, under a target of its own.
+fn log_use(key: &str, tenant: &TenantId) {
+    tracing::info!(target: "apix_gateway::act_as", key, %tenant, "a service credential acts");
 }
 
 /// The token of the header `Authorization`, if there is one.
@@ -273,6 +292,58 @@ pub(crate) fn no_credential() -> ApiError {
 }
 
 impl Caller {
+    /// The caller in the name of `tenant`, on a live connection; its own, if none is named.
+    pub(crate) fn context_for(&self, tenant: Option<&TenantId>) -> Result<TenantContext, ApiError> {
+        let Some(tenant) = tenant.filter(|tenant| *tenant != self.ctx.organization_id()) else {
+            return Ok(self.ctx.clone());
+        };
+        let Some(key) = &self.service else {
+            return Err(ApiError::new(
+                ErrorCode::TenantMismatch,
+                "organizationId names another tenant than the credential; leave it out, or use an \
+                 API key with tenants:act-as:PATTERN",
+            ));
+        };
+        let allowed = self.ctx.permissions();
+        if *tenant != self.home && !allowed.allows(Action::TenantsActAs, tenant.as_str(), None) {
+            return Err(lacks_act_as(tenant));
+        }
+        log_use(key, tenant);
+        let permissions = Arc::new(allowed.clone());
+        // A user is one of a single tenant.
+        Ok(TenantContext::authenticated(tenant.clone(), None, permissions)?)
+    }
+
+    /// The same caller by another token.
+    pub(crate) async fn renewed(
+        &self,
+        authenticator: &Authenticator,
+        token: &str,
+    ) -> Result<Self, ApiError> {
+        // A service credential names again for whom it speaks.
+        let named = match &self.service {
+            None => Named::default(),
+            Some(_) => Named {
+                tenant: Some(self.ctx.organization_id().as_str()),
+                user: self.ctx.user_id().map(|user| &**user),
+            },
+        };
+        let caller = authenticator.authenticate(token, named).await?;
+        if caller.ctx.organization_id() != self.ctx.organization_id() {
+            return Err(ApiError::new(
+                ErrorCode::TenantMismatch,
+                "the token is one of another tenant than the connection's; connect anew with it",
+            ));
+        }
+        if caller.ctx.user_id() != self.ctx.user_id() {
+            return Err(ApiError::new(
+                ErrorCode::PermissionDenied,
+                "the token is one of another user than the connection's; connect anew with it",
+            ));
+        }
+        Ok(caller)
+    }
+
     /// The caller that the headers name.
     pub(crate) async fn of(gateway: &Gateway, headers: &HeaderMap) -> Result<Self, ApiError> {
         let token = bearer(headers)?.ok_or_else(no_credential)?;

@@ -168,7 +168,7 @@ pub(crate) struct MessageForm<'a> {
     #[serde(borrow)]
     data: &'a RawValue,
     timestamp: Option<ByteString>,
-    organization_id: Option<ByteString>,
+    pub(crate) organization_id: Option<ByteString>,
     user_id: Option<ByteString>,
 }
 

@@ -22,6 +22,9 @@ const MAX_LEEWAY_SECONDS: u64 = 5;
 /// The longest token that is looked at, in bytes.
 const MAX_TOKEN_BYTES: usize = 16 << 10;
 
+/// The end of the year 9999, which is as good as never, and can still be written.
+const LAST_TIME: Duration = Duration::from_secs(253_402_300_799);
+
 type Claims = Map<String, Value>;
 
 /// The configured keys.
@@ -183,6 +186,7 @@ impl TokenKeys {
             .get("exp")
             .and_then(Value::as_f64)
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            .map(|since| since.min(LAST_TIME))
             .and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since));
         if expires_at.is_none() {
             let error = ApiError::unauthorized("the claim exp must be Unix time in seconds");

@@ -12,7 +12,7 @@
 //! | `public_key.rs`, `jwks.rs`, `remote_set.rs`, `watched_file.rs` | reading keys, fetching key sets, noticing changes |
 //! | `http/` | the calls, a resource a file |
 //! | `hub.rs` | one broker subscription for a channel, whoever follows it |
-//! | `session.rs` | one live client, whatever it speaks; `protocol.rs` has its frames |
+//! | `session.rs` | one live client, whatever it speaks; `protocol.rs` has its frames, `place.rs` the channels they name |
 //! | `ws.rs`, `sse.rs` | WebSocket and Server-Sent Events, which only translate |
 //! | `error.rs` | every error code with its HTTP status |
 //! | `openapi/` | the description of all of it that is served at `/openapi.json` |
@@ -27,11 +27,12 @@ mod expiry;
 mod forms;
 mod gateway;
 mod http;
-mod jwks;
 mod hub;
+mod jwks;
 mod jwt;
 mod key_set;
 mod openapi;
+mod place;
 mod protocol;
 mod public_key;
 mod remote_set;

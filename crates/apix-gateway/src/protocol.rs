@@ -3,9 +3,10 @@
 //! A request may have an `id`, a string or a number, which comes back in what answers it.
 
 use std::borrow::Cow;
+use std::time::SystemTime;
 
 use apix::json::{ObjectWriter, write_text};
-use apix::{ChannelName, ChannelPosition, Framing, Message, Since};
+use apix::{ChannelPosition, Framing, Message, Since, Timestamp};
 use bytes::Bytes;
 use bytestring::ByteString;
 use serde::Deserialize;
@@ -13,6 +14,7 @@ use serde_json::value::RawValue;
 
 use crate::error::ApiError;
 use crate::forms::parse;
+use crate::place::Place;
 
 /// The longest `id` of a request, in bytes of JSON.
 const MAX_ID_BYTES: usize = 130;
@@ -94,7 +96,7 @@ fn is_id(json: &str) -> bool {
     scalar && json.len() <= MAX_ID_BYTES
 }
 
-/// Data of `subscribe_updates`.
+/// Data of `subscribe_updates` and `unsubscribe_updates`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SubscribeForm<'a> {
@@ -130,11 +132,44 @@ pub(crate) fn read_wishes<'a>(frame: &Frame<'a>) -> Result<Vec<ChannelWish<'a>>,
     form.channels.into_iter().map(wish).collect()
 }
 
-/// Data of `unsubscribe_updates`.
+/// A channel that a client leaves.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct LeaveWish {
+    pub(crate) channel: ByteString,
+    #[serde(default)]
+    pub(crate) organization_id: Option<ByteString>,
+}
+
+/// The channels that an `unsubscribe_updates` names: each its name, or with its tenant.
+pub(crate) fn read_leaves(frame: &Frame<'_>) -> Result<Vec<LeaveWish>, ApiError> {
+    let form: SubscribeForm<'_> = frame.data()?;
+    let wish = |raw: &RawValue| {
+        if raw.get().starts_with('{') {
+            return parse("a channel", raw.get());
+        }
+        let channel = serde_json::from_str(raw.get()).map_err(|_| {
+            ApiError::invalid("a channel is its name, or {\"channel\":NAME,\"organizationId\"?:ID}")
+        })?;
+        Ok(LeaveWish { channel, organization_id: None })
+    };
+    form.channels.into_iter().map(wish).collect()
+}
+
+/// Data of `renew`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct UnsubscribeForm {
-    pub(crate) channels: Vec<ByteString>,
+pub(crate) struct RenewForm<'a> {
+    #[serde(borrow)]
+    pub(crate) token: Cow<'a, str>,
+}
+
+/// `{"expiresAt":…}`; null if the credential does not end.
+pub(crate) fn renewed(expires_at: Option<SystemTime>) -> String {
+    object(|data| match expires_at {
+        Some(at) => data.text("expiresAt", Timestamp::from_system_time(at).as_str()),
+        None => data.json("expiresAt", "null"),
+    })
 }
 
 /// Reads a position: a message id, or `{"STREAM":{"id","epoch"?},…}`.
@@ -193,13 +228,13 @@ pub(crate) fn realtime_update(message: &Message) -> Bytes {
 }
 
 /// Something is missing on a channel.
-pub(crate) fn missed(channel: &ChannelName, count: Option<u64>, recoverable: bool) -> String {
-    frame("missed", None, &missed_data(channel, count, recoverable))
+pub(crate) fn missed(place: &Place, count: Option<u64>, recoverable: bool) -> String {
+    frame("missed", None, &missed_data(place, count, recoverable))
 }
 
-pub(crate) fn missed_data(channel: &ChannelName, count: Option<u64>, recoverable: bool) -> String {
+pub(crate) fn missed_data(place: &Place, count: Option<u64>, recoverable: bool) -> String {
     object(|data| {
-        data.text("channel", channel.as_str());
+        place.write(data);
         match count {
             Some(count) => data.number("count", count),
             None => data.json("count", "null"),
@@ -214,20 +249,18 @@ pub(crate) fn exception(error: &ApiError, id: Option<&str>) -> String {
 }
 
 /// A subscription came to an end by a fault.
-pub(crate) fn subscription_failed(channel: &ChannelName, error: &ApiError) -> String {
-    frame("exception", None, &exception_data(error, None, Some(channel)))
+pub(crate) fn subscription_failed(place: &Place, error: &ApiError) -> String {
+    frame("exception", None, &exception_data(error, None, Some(place)))
 }
 
-pub(crate) fn exception_data(
-    error: &ApiError,
-    id: Option<&str>,
-    channel: Option<&ChannelName>,
-) -> String {
+pub(crate) fn exception_data(error: &ApiError, id: Option<&str>, place: Option<&Place>) -> String {
     object(|data| {
         data.plain("status", "error");
         data.text("code", error.code.as_str());
         data.text("message", &error.message);
-        data.optional_text("channel", channel.map(ChannelName::as_str));
+        if let Some(place) = place {
+            place.write(data);
+        }
         if let Some(id) = id {
             data.json("id", id);
         }
@@ -236,24 +269,33 @@ pub(crate) fn exception_data(
 
 /// What became of a request to subscribe.
 pub(crate) struct Subscribed {
-    pub(crate) subscribed: Vec<(ChannelName, ChannelPosition)>,
-    pub(crate) refused: Vec<(ByteString, ApiError)>,
+    pub(crate) subscribed: Vec<(Place, ChannelPosition)>,
+    pub(crate) refused: Vec<Refusal>,
+}
+
+/// A channel that was refused, as the client named it.
+pub(crate) struct Refusal {
+    pub(crate) channel: ByteString,
+    pub(crate) organization_id: Option<ByteString>,
+    pub(crate) error: ApiError,
 }
 
 impl Subscribed {
-    /// `{"subscribed":[{channel,position}],"refused":[{channel,code,message}]}`.
+    /// `{"subscribed":[{channel,position}],"refused":[{channel,code,message}]}`, with
+    /// `organizationId` where it is not the connection's own.
     pub(crate) fn data(&self) -> String {
-        let subscribed = array(&self.subscribed, |(channel, position)| {
+        let subscribed = array(&self.subscribed, |(place, position)| {
             object(|entry| {
-                entry.text("channel", channel.as_str());
+                place.write(entry);
                 entry.json("position", &position_json(position));
             })
         });
-        let refused = array(&self.refused, |(channel, error)| {
+        let refused = array(&self.refused, |refused| {
             object(|entry| {
-                entry.text("channel", channel);
-                entry.text("code", error.code.as_str());
-                entry.text("message", &error.message);
+                entry.text("channel", &refused.channel);
+                entry.optional_text("organizationId", refused.organization_id.as_deref());
+                entry.text("code", refused.error.code.as_str());
+                entry.text("message", &refused.error.message);
             })
         });
         object(|data| {
@@ -263,11 +305,15 @@ impl Subscribed {
     }
 }
 
-/// `{"unsubscribed":[channel,…]}`.
-pub(crate) fn unsubscribed(channels: &[ChannelName]) -> String {
-    let channels = array(channels, |channel| {
+/// `{"unsubscribed":[channel,…]}`, each by its name, or with its tenant if that is not the
+/// connection's own.
+pub(crate) fn unsubscribed(places: &[Place]) -> String {
+    let channels = array(places, |place| {
+        if place.tenant.is_some() {
+            return object(|entry| place.write(entry));
+        }
         let mut name = Vec::new();
-        write_text(&mut name, channel.as_str());
+        write_text(&mut name, place.channel.as_str());
         String::from_utf8_lossy(&name).into_owned()
     });
     object(|data| data.json("unsubscribed", &channels))
@@ -285,6 +331,7 @@ fn array<T>(items: &[T], one: impl Fn(&T) -> String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use apix::ChannelName;
     use proptest::prelude::*;
 
     #[test]
@@ -339,7 +386,7 @@ mod tests {
         );
         let channel = ChannelName::new("room:1").unwrap();
         assert_eq!(
-            missed(&channel, None, false),
+            missed(&Place::own(channel.clone()), None, false),
             r#"{"event":"missed","data":{"channel":"room:1","count":null,"recoverable":false}}"#
         );
         let error = ApiError::invalid("no");
@@ -348,8 +395,8 @@ mod tests {
             r#"{"event":"exception","data":{"status":"error","code":"invalid_request","message":"no","id":7}}"#
         );
         let answer = Subscribed {
-            subscribed: vec![(channel, ChannelPosition::new())],
-            refused: vec![("a/b".into(), error)],
+            subscribed: vec![(Place::own(channel), ChannelPosition::new())],
+            refused: vec![Refusal { channel: "a/b".into(), organization_id: None, error }],
         };
         assert_eq!(
             ack(None, &answer.data()),

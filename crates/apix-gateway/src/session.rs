@@ -5,14 +5,13 @@
 //! not take what is sent, nobody asks for updates, and they queue in their subscriptions, which
 //! are bounded and count what gives way. So a slow client costs a bounded memory and slows nobody.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use apix::{
-    Action, ChannelKey, ChannelName, ChannelPosition, LiveSubscription, LiveUpdate, Message,
-    QueueBudget, Since,
+    Action, ChannelKey, ChannelPosition, LiveSubscription, LiveUpdate, Message, QueueBudget, Since,
 };
 use bytestring::ByteString;
 use futures_util::stream::{AbortHandle, Abortable, SelectAll, Stream, unfold};
@@ -21,12 +20,13 @@ use serde_json::value::RawValue;
 
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorCode};
-use crate::forms::{MessageForm, check_tenant, parse};
+use crate::forms::{MessageForm, parse};
 use crate::gateway::Gateway;
 use crate::hub::advance;
+use crate::place::Place;
 use crate::protocol::{
-    ChannelWish, Frame, Subscribed, UnsubscribeForm, ack, exception, read_since, read_wishes,
-    unsubscribed,
+    ChannelWish, Frame, LeaveWish, Refusal, RenewForm, Subscribed, ack, exception, read_leaves,
+    read_since, read_wishes, renewed, unsubscribed,
 };
 
 /// How long a subscription waits before it tries again what the broker could not answer.
@@ -38,16 +38,16 @@ pub(crate) enum Outgoing {
     /// A message.
     Update(Arc<Message>),
     /// Something is missing on the channel and will not come.
-    Missed { channel: ChannelName, count: Option<u64>, recoverable: bool },
+    Missed { place: Place, count: Option<u64>, recoverable: bool },
     /// The subscription has ended by a fault.
-    Failed { channel: ChannelName, error: ApiError },
+    Failed { place: Place, error: ApiError },
 }
 
 type Arrivals = Pin<Box<dyn Stream<Item = Arrival> + Send>>;
 
 /// What one subscription brought.
 struct Arrival {
-    channel: ChannelName,
+    place: Place,
     /// Tells a subscription from an earlier one of the same channel.
     turn: u64,
     update: Result<LiveUpdate, ApiError>,
@@ -66,9 +66,11 @@ pub(crate) struct Session {
     gateway: Gateway,
     caller: Caller,
     connection_id: String,
-    joined: HashMap<ChannelName, Joined>,
+    joined: HashMap<Place, Joined>,
     arrivals: SelectAll<Abortable<Arrivals>>,
     turns: u64,
+    /// Subscriptions that ended otherwise than by their channel, which the client is told first.
+    ended: VecDeque<Outgoing>,
     budget: QueueBudget,
 }
 
@@ -88,6 +90,7 @@ impl Session {
             joined: HashMap::new(),
             arrivals: SelectAll::new(),
             turns: 0,
+            ended: VecDeque::new(),
             budget,
         })
     }
@@ -111,9 +114,10 @@ impl Session {
             "subscribe_updates" => self.subscribe_frame(&frame).await,
             "unsubscribe_updates" => self.unsubscribe_frame(&frame),
             "publish" => self.publish_frame(&frame, text).await,
+            "renew" => self.renew_frame(&frame).await,
             other => Err(ApiError::invalid(format!(
                 "the event {other:?} is not known; there are subscribe_updates, \
-                 unsubscribe_updates and publish"
+                 unsubscribe_updates, publish and renew"
             ))),
         };
         answer.map_or_else(|error| exception(&error, id), |data| ack(id, &data))
@@ -130,10 +134,12 @@ impl Session {
             ));
         }
         for wish in wishes {
-            let name = wish.channel.clone();
+            let (channel, organization_id) = (wish.channel.clone(), wish.organization_id.clone());
             match self.fulfil(wish).await {
                 Ok(subscribed) => answer.subscribed.push(subscribed),
-                Err(error) => answer.refused.push((name, error)),
+                Err(error) => {
+                    answer.refused.push(Refusal { channel, organization_id, error });
+                }
             }
         }
         Ok(answer.data())
@@ -142,9 +148,9 @@ impl Session {
     async fn fulfil(
         &mut self,
         wish: ChannelWish<'_>,
-    ) -> Result<(ChannelName, ChannelPosition), ApiError> {
-        let channel = ChannelName::new(wish.channel)?;
-        check_tenant(wish.organization_id.as_deref(), &self.caller.ctx)?;
+    ) -> Result<(Place, ChannelPosition), ApiError> {
+        let own = self.caller.ctx.organization_id();
+        let place = Place::named(&wish.channel, wish.organization_id.as_deref(), own)?;
         if wish.presence {
             return Err(ApiError::new(
                 ErrorCode::Unsupported,
@@ -152,32 +158,32 @@ impl Session {
             ));
         }
         let since = wish.since.map(RawValue::get).map(read_since).transpose()?;
-        let position = self.subscribe(&channel, since).await?;
-        Ok((channel, position))
+        let position = self.subscribe(&place, since).await?;
+        Ok((place, position))
     }
 
     /// Joins a channel and says where it stands. One that was joined before stays as it is,
     /// unless the client gives a position to go back to.
     pub(crate) async fn subscribe(
         &mut self,
-        channel: &ChannelName,
+        place: &Place,
         since: Option<Since>,
     ) -> Result<ChannelPosition, ApiError> {
         if since.is_none()
-            && let Some(joined) = self.joined.get(channel)
+            && let Some(joined) = self.joined.get(place)
         {
             return Ok(joined.position.clone());
         }
         let max_channels = self.gateway.live().max_channels;
-        if self.joined.len() >= max_channels && !self.joined.contains_key(channel) {
+        if self.joined.len() >= max_channels && !self.joined.contains_key(place) {
             return Err(ApiError::new(
                 ErrorCode::TooLarge,
                 format!("the connection has {max_channels} channels, which is the limit"),
             ));
         }
-        let ctx = &self.caller.ctx;
-        ctx.require(Action::ChannelsSubscribe, channel.as_str())?;
-        let key = ChannelKey::new(ctx, channel.clone());
+        let ctx = self.caller.context_for(place.tenant.as_ref())?;
+        ctx.require(Action::ChannelsSubscribe, place.channel.as_str())?;
+        let key = ChannelKey::new(&ctx, place.channel.clone());
         let followed = self.gateway.hub().follow(key, since, &self.budget);
         let (subscription, _queue) = self.gateway.within(followed).await?;
         let mut position = subscription.position();
@@ -186,27 +192,28 @@ impl Session {
         self.turns += 1;
         let turn = self.turns;
         let (leave, registration) = AbortHandle::new_pair();
-        let arrivals = arrivals(channel.clone(), turn, subscription);
+        let arrivals = arrivals(place.clone(), turn, subscription);
         self.arrivals.push(Abortable::new(Box::pin(arrivals), registration));
         let joined = Joined { turn, leave, position: position.clone() };
-        if let Some(before) = self.joined.insert(channel.clone(), joined) {
+        if let Some(before) = self.joined.insert(place.clone(), joined) {
             before.leave.abort();
         }
         Ok(position)
     }
 
     fn unsubscribe_frame(&mut self, frame: &Frame<'_>) -> Result<String, ApiError> {
-        let form: UnsubscribeForm = frame.data()?;
-        let channels =
-            form.channels.into_iter().map(ChannelName::new).collect::<Result<Vec<_>, _>>()?;
-        for channel in &channels {
-            self.leave(channel);
+        let own = self.caller.ctx.organization_id();
+        let place =
+            |wish: LeaveWish| Place::named(&wish.channel, wish.organization_id.as_deref(), own);
+        let places = read_leaves(frame)?.into_iter().map(place).collect::<Result<Vec<_>, _>>()?;
+        for place in &places {
+            self.leave(place);
         }
-        Ok(unsubscribed(&channels))
+        Ok(unsubscribed(&places))
     }
 
-    fn leave(&mut self, channel: &ChannelName) {
-        if let Some(joined) = self.joined.remove(channel) {
+    fn leave(&mut self, place: &Place) {
+        if let Some(joined) = self.joined.remove(place) {
             joined.leave.abort();
         }
     }
@@ -223,24 +230,50 @@ impl Session {
             .clone()
             .ok_or_else(|| ApiError::invalid("data: missing field `channel`"))?;
         // Names and permission first, as over HTTP.
-        let channel = ChannelName::new(channel)?;
-        let message = form.into_message(text, &self.caller.ctx)?;
+        let own = self.caller.ctx.organization_id();
+        let place = Place::named(&channel, form.organization_id.as_deref(), own)?;
+        let ctx = self.caller.context_for(place.tenant.as_ref())?;
+        let message = form.into_message(text, &ctx)?;
         let service = self.gateway.service();
-        let reached = service.publish_realtime_message(&self.caller.ctx, channel.as_str(), message);
+        let reached = service.publish_realtime_message(&ctx, place.channel.as_str(), message);
         let count = self.gateway.within(reached).await?;
         Ok(format!("{{\"subscriberCount\":{count}}}"))
+    }
+
+    /// Goes on with another credential of the same user. What that one does not allow ends.
+    async fn renew_frame(&mut self, frame: &Frame<'_>) -> Result<String, ApiError> {
+        let form: RenewForm<'_> = frame.data()?;
+        self.caller = self.caller.renewed(self.gateway.authenticator(), &form.token).await?;
+        let lost: Vec<(Place, ApiError)> = self
+            .joined
+            .keys()
+            .filter_map(|place| Some((place.clone(), self.may_follow(place).err()?)))
+            .collect();
+        for (place, error) in lost {
+            self.leave(&place);
+            self.ended.push_back(Outgoing::Failed { place, error });
+        }
+        Ok(renewed(self.caller.expires_at))
+    }
+
+    fn may_follow(&self, place: &Place) -> Result<(), ApiError> {
+        let ctx = self.caller.context_for(place.tenant.as_ref())?;
+        Ok(ctx.require(Action::ChannelsSubscribe, place.channel.as_str())?)
     }
 
     /// What is next for the client; waits until there is something. Nothing is lost if it is
     /// cancelled.
     pub(crate) async fn next(&mut self) -> Outgoing {
         loop {
+            if let Some(ended) = self.ended.pop_front() {
+                return ended;
+            }
             let Some(arrival) = self.arrivals.next().await else {
                 future::pending::<()>().await;
                 continue;
             };
-            let Arrival { channel, turn, update } = arrival;
-            let Some(joined) = self.joined.get_mut(&channel).filter(|joined| joined.turn == turn)
+            let Arrival { place, turn, update } = arrival;
+            let Some(joined) = self.joined.get_mut(&place).filter(|joined| joined.turn == turn)
             else {
                 continue;
             };
@@ -250,29 +283,29 @@ impl Session {
                     return Outgoing::Update(message);
                 }
                 Ok(LiveUpdate::Missed { count, recoverable }) => {
-                    return Outgoing::Missed { channel, count, recoverable };
+                    return Outgoing::Missed { place, count, recoverable };
                 }
                 Err(error) => {
-                    self.leave(&channel);
-                    return Outgoing::Failed { channel, error };
+                    self.leave(&place);
+                    return Outgoing::Failed { place, error };
                 }
             }
         }
     }
 
     /// What has been given of a channel: where a client that got it all can come back to.
-    pub(crate) fn position(&self, channel: &ChannelName) -> Option<&ChannelPosition> {
-        self.joined.get(channel).map(|joined| &joined.position)
+    pub(crate) fn position(&self, place: &Place) -> Option<&ChannelPosition> {
+        self.joined.get(place).map(|joined| &joined.position)
     }
 }
 
 /// The updates of one subscription. What can be tried again is; another fault ends it.
 fn arrivals(
-    channel: ChannelName,
+    place: Place,
     turn: u64,
     subscription: LiveSubscription,
 ) -> impl Stream<Item = Arrival> + Send {
-    unfold((channel, Some(subscription)), move |(channel, subscription)| async move {
+    unfold((place, Some(subscription)), move |(place, subscription)| async move {
         let mut subscription = subscription?;
         let update = loop {
             match subscription.recv().await {
@@ -291,7 +324,7 @@ fn arrivals(
             }
         };
         let rest = update.is_ok().then_some(subscription);
-        let arrival = Arrival { channel: channel.clone(), turn, update };
-        Some((arrival, (channel, rest)))
+        let arrival = Arrival { place: place.clone(), turn, update };
+        Some((arrival, (place, rest)))
     })
 }

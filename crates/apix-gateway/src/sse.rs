@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use apix::{ChannelName, ChannelPosition, Since};
+use apix::{ChannelPosition, Since};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -21,6 +21,7 @@ use tokio::time::sleep;
 use crate::error::{ApiError, ErrorCode};
 use crate::gateway::Gateway;
 use crate::http::{InChannel, Params};
+use crate::place::Place;
 use crate::protocol::{exception_data, missed_data, position_json, read_since};
 use crate::session::{Outgoing, Session};
 use crate::ws::{LiveCaller, LiveParams};
@@ -48,8 +49,9 @@ pub(crate) async fn connect(
         None => params.since.as_deref().map(since_of_query).transpose()?,
     };
     let mut session = Session::new(gateway.clone(), caller)?;
-    let position = session.subscribe(&channel, since).await?;
-    let events = Events { gateway, session, channel, begun: false, start: position };
+    let place = Place::own(channel);
+    let position = session.subscribe(&place, since).await?;
+    let events = Events { gateway, session, place, begun: false, start: position };
     let body = futures_util::stream::unfold(Some(events), |events| async {
         let (chunk, rest) = events?.next_chunk().await?;
         Some((Ok::<_, Infallible>(chunk), rest))
@@ -93,7 +95,7 @@ fn cursor(position: &ChannelPosition) -> String {
 struct Events {
     gateway: Gateway,
     session: Session,
-    channel: ChannelName,
+    place: Place,
     begun: bool,
     start: ChannelPosition,
 }
@@ -134,7 +136,7 @@ impl Events {
             Outgoing::Update(message) => {
                 // An unstored message does not move the position.
                 if message.origin().is_some()
-                    && let Some(position) = self.session.position(&self.channel)
+                    && let Some(position) = self.session.position(&self.place)
                 {
                     out.push_str("id: ");
                     out.push_str(&cursor(position));
@@ -143,11 +145,11 @@ impl Events {
                 let data = String::from_utf8_lossy(message.encoded());
                 write_event("realtime_update", &data, out);
             }
-            Outgoing::Missed { channel, count, recoverable } => {
-                write_event("missed", &missed_data(channel, *count, *recoverable), out);
+            Outgoing::Missed { place, count, recoverable } => {
+                write_event("missed", &missed_data(place, *count, *recoverable), out);
             }
-            Outgoing::Failed { channel, error } => {
-                write_event("exception", &exception_data(error, None, Some(channel)), out);
+            Outgoing::Failed { place, error } => {
+                write_event("exception", &exception_data(error, None, Some(place)), out);
             }
         }
     }

@@ -189,6 +189,8 @@ impl Connection {
                 request = self.incoming.recv() => match request {
                     Some(Incoming::Text(text)) => {
                         let answer = self.session.handle(&text).await;
+                        // The credential may be a new one.
+                        expired.set(self.session.caller().expiry.reached());
                         self.send(answer).await?;
                     }
                     Some(Incoming::Binary) => {
@@ -290,10 +292,8 @@ fn encode(outgoing: &Outgoing) -> Message {
         Outgoing::Update(message) => {
             Message::Text(Utf8Bytes::try_from(realtime_update(message)).unwrap_or_default())
         }
-        Outgoing::Missed { channel, count, recoverable } => {
-            text(missed(channel, *count, *recoverable))
-        }
-        Outgoing::Failed { channel, error } => text(subscription_failed(channel, error)),
+        Outgoing::Missed { place, count, recoverable } => text(missed(place, *count, *recoverable)),
+        Outgoing::Failed { place, error } => text(subscription_failed(place, error)),
     }
 }
 
