@@ -155,10 +155,7 @@ fn group_names(present: &Reply, registered: &Reply) -> Vec<String> {
 }
 
 fn stream_settings(stored: Option<&str>) -> Result<StreamSettings> {
-    stored.map_or(Ok(StreamSettings::default()), |text| {
-        serde_json::from_str(text)
-            .map_err(|fault| malformed("the settings of a stream").with_source(fault))
-    })
+    stored.map_or(Ok(StreamSettings::default()), apix::json::read_stored)
 }
 
 fn read_group_stats(local: &LocalGroup, stats: &Reply) -> Result<Option<GroupStats>> {

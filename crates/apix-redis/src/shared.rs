@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 use apix::{BrokerInfo, Epoch, GroupKey, GroupSettings, Result};
 
 use crate::connect::Topology;
-use crate::error::{closed, has_code, malformed};
+use crate::error::{closed, has_code};
 use crate::link::Link;
 use crate::local::{LocalGroup, Locals};
 use crate::options::RedisOptions;
@@ -95,8 +95,7 @@ pub(crate) fn group_settings(stored: &str) -> Result<GroupSettings> {
     if stored.is_empty() {
         return Ok(GroupSettings::default());
     }
-    serde_json::from_str(stored)
-        .map_err(|fault| malformed("the settings of a group").with_source(fault))
+    apix::json::read_stored(stored)
 }
 
 /// Whether the group, or its stream, is not there (any more).

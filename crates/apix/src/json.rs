@@ -9,9 +9,10 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// A JSON text (RFC 8259), byte for byte as its producer wrote it.
 #[derive(Clone, PartialEq, Eq)]
@@ -83,6 +84,30 @@ impl From<Box<RawValue>> for Json {
     fn from(raw: Box<RawValue>) -> Self {
         let text: Box<str> = raw.into();
         Self(String::from(text).into())
+    }
+}
+
+/// Reads settings that a broker has stored. Another version may have written them: fields that this
+/// one does not know are left out, and those that are not there have their defaults.
+pub fn read_stored<T>(text: &str) -> Result<T>
+where
+    T: Serialize + DeserializeOwned + Default,
+{
+    let damaged = |fault: serde_json::Error| {
+        Error::new(ErrorKind::Corrupt, "stored settings do not read back").with_source(fault)
+    };
+    let mut stored: Value = serde_json::from_str(text).map_err(damaged)?;
+    let known = serde_json::to_value(T::default()).map_err(damaged)?;
+    keep_known(&mut stored, &known);
+    serde_json::from_value(stored).map_err(damaged)
+}
+
+fn keep_known(stored: &mut Value, known: &Value) {
+    if let (Value::Object(stored), Value::Object(known)) = (stored, known) {
+        stored.retain(|name, _| known.contains_key(name));
+        for (name, value) in stored {
+            known.get(name).into_iter().for_each(|known| keep_known(value, known));
+        }
     }
 }
 
@@ -177,5 +202,16 @@ mod tests {
             assert!(Json::parse(text.to_owned()).is_err(), "{text:?}");
         }
         assert!(Json::parse(&b"\"\xff\""[..]).is_err());
+    }
+
+    #[test]
+    fn settings_of_a_newer_version_are_read() {
+        use crate::group::GroupSettings;
+        let newer = r#"{"leaseMs":1234,"ordering":"key","backoff":{"baseMs":7,"curve":"cubic"}}"#;
+        let settings: GroupSettings = read_stored(newer).unwrap();
+        assert_eq!((settings.lease_ms, settings.backoff.base_ms), (1_234, 7));
+        assert_eq!(settings.max_deliveries, GroupSettings::default().max_deliveries);
+        assert_eq!(read_stored::<GroupSettings>("{").unwrap_err().kind(), ErrorKind::Corrupt);
+        assert!(serde_json::from_str::<GroupSettings>(newer).is_err(), "a caller is told");
     }
 }

@@ -86,7 +86,7 @@ impl StreamRecord {
             last_id: from.optional_id()?,
             trimmed_to: from.optional_id()?,
             hard_dropped: from.number()?,
-            settings: serde_json::from_slice(&from.bytes()?).ok()?,
+            settings: apix::json::read_stored(std::str::from_utf8(&from.bytes()?).ok()?).ok()?,
         })
     }
 }

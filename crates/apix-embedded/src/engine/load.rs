@@ -14,7 +14,8 @@ use crate::codec::{group as group_codec, rows};
 use crate::group::GroupState;
 use crate::held::{Held, HeldState, Kept};
 use crate::store::{Change, Store, StoreFault, damaged};
-use crate::stream_state::{KnownKey, Slot, StreamState};
+use crate::slots::Slot;
+use crate::stream_state::{KnownKey, StreamState};
 
 type Result<T> = std::result::Result<T, StoreFault>;
 
@@ -147,7 +148,7 @@ impl Engine {
             let settings = rows::decode_text(row.data).ok_or_else(damage)?;
             let name = GroupName::new(row.name).map_err(|_| damage())?;
             let mut group = GroupState::new(row.no, row.owner, name, now);
-            group.settings = serde_json::from_str(&settings).map_err(|_| damage())?;
+            group.settings = apix::json::read_stored(&settings).map_err(|_| damage())?;
             if !self.streams.contains_key(&row.owner) {
                 return Err(damage().into());
             }
