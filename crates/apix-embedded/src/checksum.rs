@@ -1,6 +1,7 @@
 //! CRC-32 (IEEE 802.3), eight bytes a step: what every stored blob ends with.
 
-const TABLES: [[u32; 256]; 8] = tables();
+// Not a constant: that would be copied by each access of an unoptimised build.
+static TABLES: [[u32; 256]; 8] = tables();
 
 const fn tables() -> [[u32; 256]; 8] {
     let mut tables = [[0; 256]; 8];
