@@ -29,7 +29,8 @@
 //! A failed write or flush is an error to everyone who waited for it, and the store is opened
 //! again: what was in flight counts as unknown. A full disk refuses with
 //! [`StorageFull`](apix::ErrorKind::StorageFull) and stores nothing. A record that does not read
-//! back is [`Corrupt`](apix::ErrorKind::Corrupt), with its place.
+//! back is [`Corrupt`](apix::ErrorKind::Corrupt), with its place. A panic of the writer thread counts
+as a failed flush; in memory it takes everything, as the end of the process would.
 //!
 //! Damage to the log is found by what later commits say was flushed before them; damage to its very
 //! last commit looks like a write that a power cut interrupted, and is taken for one.
@@ -63,6 +64,7 @@ mod lock;
 mod options;
 mod reading;
 mod row_log;
+mod slots;
 mod store;
 mod stream_state;
 mod waiting;

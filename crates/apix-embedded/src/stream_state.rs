@@ -8,22 +8,8 @@ use bytestring::ByteString;
 
 use crate::codec::rows::StreamRecord;
 use crate::group::{GroupNo, StreamNo};
+use crate::slots::{Slot, Slots};
 use crate::waiting::Source;
-
-/// Where one event is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Slot {
-    pub(crate) ms: u64,
-    pub(crate) seq: u64,
-    pub(crate) pos: u64,
-    pub(crate) bytes: u32,
-}
-
-impl Slot {
-    pub(crate) fn id(&self) -> MessageId {
-        MessageId::new(self.ms, self.seq)
-    }
-}
 
 /// One stream.
 #[derive(Debug)]
@@ -40,7 +26,7 @@ pub(crate) struct StreamState {
     pub(crate) keys: KeyWindow,
     /// Stored bytes of all events.
     pub(crate) bytes: u64,
-    slots: VecDeque<Slot>,
+    slots: Slots,
     /// The records of the newest events: of the last `tail.len()` slots.
     tail: VecDeque<Bytes>,
 }
@@ -59,7 +45,7 @@ impl StreamState {
             groups: BTreeMap::new(),
             keys: KeyWindow::default(),
             bytes: 0,
-            slots: VecDeque::new(),
+            slots: Slots::default(),
             tail: VecDeque::new(),
         }
     }
@@ -80,32 +66,31 @@ impl StreamState {
     }
 
     /// The `index`-th event that is kept.
-    pub(crate) fn slot(&self, index: usize) -> Option<&Slot> {
+    pub(crate) fn slot(&self, index: usize) -> Option<Slot> {
         self.slots.get(index)
     }
 
     /// The index of the first event that is not below `id`.
     pub(crate) fn first_from(&self, id: MessageId) -> usize {
-        self.slots.partition_point(|slot| slot.id() < id)
+        self.slots.partition_point(|each| each < id)
     }
 
     /// The index of the first event above `id`.
     pub(crate) fn first_after(&self, id: MessageId) -> usize {
         // Readers mostly stand at the end.
-        if self.slots.back().is_none_or(|last| last.id() <= id) {
+        if self.slots.last().is_none_or(|last| last.id() <= id) {
             return self.slots.len();
         }
-        self.slots.partition_point(|slot| slot.id() <= id)
+        self.slots.partition_point(|each| each <= id)
     }
 
     /// Where the `index`-th event is.
     pub(crate) fn source(&self, index: usize) -> Option<Source> {
-        let slot = self.slots.get(index)?;
         let before_tail = self.slots.len() - self.tail.len();
-        Some(match index.checked_sub(before_tail).and_then(|index| self.tail.get(index)) {
-            Some(record) => Source::Cached(record.clone()),
-            None => Source::Entry(slot.pos),
-        })
+        match index.checked_sub(before_tail).and_then(|index| self.tail.get(index)) {
+            Some(record) => Some(Source::Cached(record.clone())),
+            None => self.slots.get(index).map(|slot| Source::Entry(slot.pos)),
+        }
     }
 
     /// Where the event `id` is, if it is kept.
@@ -120,7 +105,7 @@ impl StreamState {
     pub(crate) fn push(&mut self, slot: Slot, record: Option<Bytes>) {
         self.last_id = Some(slot.id());
         self.bytes += u64::from(slot.bytes);
-        self.slots.push_back(slot);
+        self.slots.push(&slot);
         if let Some(record) = record {
             self.tail.push_back(record);
         }
@@ -128,7 +113,7 @@ impl StreamState {
 
     /// Removes the oldest event.
     pub(crate) fn pop(&mut self) -> Option<Slot> {
-        let slot = self.slots.pop_front()?;
+        let slot = self.slots.pop()?;
         self.bytes -= u64::from(slot.bytes);
         if self.tail.len() > self.slots.len() {
             self.tail.pop_front();

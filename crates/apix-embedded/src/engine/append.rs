@@ -13,7 +13,8 @@ use super::turn::Turn;
 use crate::codec::event::EventBody;
 use crate::codec::rows::{IndexRecord, KeyRecord};
 use crate::group::StreamNo;
-use crate::stream_state::{KnownKey, Slot, StreamState};
+use crate::slots::Slot;
+use crate::stream_state::{KnownKey, StreamState};
 
 /// An event that the caller's task has encoded already.
 #[derive(Debug)]

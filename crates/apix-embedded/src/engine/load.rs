@@ -13,8 +13,8 @@ use crate::codec::group::{GroupRecord, HeldRecord};
 use crate::codec::{group as group_codec, rows};
 use crate::group::GroupState;
 use crate::held::{Held, HeldState, Kept};
-use crate::store::{Change, Store, StoreFault, damaged};
 use crate::slots::Slot;
+use crate::store::{Change, Store, StoreFault, damaged};
 use crate::stream_state::{KnownKey, StreamState};
 
 type Result<T> = std::result::Result<T, StoreFault>;

@@ -8,8 +8,9 @@ use super::state::Engine;
 use super::turn::Turn;
 use crate::clock::Now;
 use crate::group::StreamNo;
+use crate::slots::Slot;
 use crate::store::Change;
-use crate::stream_state::{Slot, StreamState};
+use crate::stream_state::StreamState;
 
 /// The most events that one call removes.
 const MAX_TRIMMED: usize = 5_000;
@@ -118,7 +119,7 @@ impl Engine {
         let Some(stream) = self.streams.get_mut(&no) else { return 0 };
         let (mut removed, mut forced) = (Vec::new(), Vec::new());
         while removed.len() < MAX_TRIMMED {
-            let Some(slot) = stream.slot(0).copied() else { break };
+            let Some(slot) = stream.slot(0) else { break };
             let kept = pin.is_some_and(|pin| slot.id() >= pin);
             if !(over_limits(stream, &slot, turn.now) && !kept || over_hard_limit(stream)) {
                 break;
@@ -150,7 +151,7 @@ impl Engine {
         for group in stream.groups.values() {
             let Some(group) = self.groups.get_mut(group) else { continue };
             pins.extend(group.oldest_pin());
-            pins.extend(stream.slot(stream.first_after(group.cursor)).map(Slot::id));
+            pins.extend(stream.slot(stream.first_after(group.cursor)).map(|slot| slot.id()));
         }
         pins.into_iter().min()
     }
@@ -186,7 +187,7 @@ impl Engine {
 }
 
 fn has_excess(stream: &StreamState, now: Now) -> bool {
-    stream.slot(0).is_some_and(|slot| over_limits(stream, slot, now)) || over_hard_limit(stream)
+    stream.slot(0).is_some_and(|slot| over_limits(stream, &slot, now)) || over_hard_limit(stream)
 }
 
 fn over_limits(stream: &StreamState, slot: &Slot, now: Now) -> bool {
