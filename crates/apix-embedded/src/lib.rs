@@ -30,7 +30,7 @@
 //! again: what was in flight counts as unknown. A full disk refuses with
 //! [`StorageFull`](apix::ErrorKind::StorageFull) and stores nothing. A record that does not read
 //! back is [`Corrupt`](apix::ErrorKind::Corrupt), with its place. A panic of the writer thread counts
-as a failed flush; in memory it takes everything, as the end of the process would.
+//! as a failed flush; in memory it takes everything, as the end of the process would.
 //!
 //! Damage to the log is found by what later commits say was flushed before them; damage to its very
 //! last commit looks like a write that a power cut interrupted, and is taken for one.
@@ -71,4 +71,4 @@ mod waiting;
 
 pub use broker::EmbeddedBroker;
 pub use clock::{Clock, ManualClock};
-pub use options::{EmbeddedOptions, Location};
+pub use options::{DEFAULT_TAIL_CACHE_BYTES, EmbeddedOptions, Location};

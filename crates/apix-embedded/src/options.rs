@@ -8,6 +8,11 @@ use apix::{Durability, Error, ErrorKind, Result};
 
 use crate::clock::Clock;
 
+/// Bytes of the newest events that are served from memory unless
+/// [`tail_cache_bytes`](EmbeddedOptions::tail_cache_bytes) says otherwise: 16 MiB, a tenth of a second
+/// or more of the busiest stream. What is older comes from the page cache of the system.
+pub const DEFAULT_TAIL_CACHE_BYTES: usize = 16 << 20;
+
 /// Where the data is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
@@ -27,7 +32,8 @@ pub struct EmbeddedOptions {
     pub durability: Durability,
     /// How often retention is applied (default 1 s).
     pub trim_every: Duration,
-    /// Bytes of the newest events that are served from memory (default 64 MiB).
+    /// Bytes of the newest events that are served from memory, with what each takes beside its own
+    /// bytes (default [`DEFAULT_TAIL_CACHE_BYTES`]).
     pub tail_cache_bytes: usize,
     /// Bytes of the log that are used before it is written back into the data file (default
     /// 32 MiB): less makes the folder smaller and opening after a kill faster, more makes writing
@@ -47,7 +53,7 @@ impl Default for EmbeddedOptions {
             location: Location::Directory(PathBuf::from("apix-data")),
             durability: Durability::Disk,
             trim_every: Duration::from_secs(1),
-            tail_cache_bytes: 64 << 20,
+            tail_cache_bytes: DEFAULT_TAIL_CACHE_BYTES,
             log_bytes: 32 << 20,
             waiting_bytes: 64 << 20,
             queue_bytes: DEFAULT_QUEUE_BYTES,

@@ -21,10 +21,6 @@ use crate::failure::{Class, Failure};
 use crate::listener::{TlsListener, bind};
 use crate::signals;
 
-/// Bytes of the newest events that the embedded broker serves from memory (`[embedded]
-/// tail_cache_bytes`): some seconds of a busy stream. What is older comes from the page cache.
-const TAIL_CACHE_BYTES: usize = 8 << 20;
-
 /// Serves until a signal says stop.
 pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     let mut config = Config::load(&args)?;
@@ -125,7 +121,7 @@ async fn open_embedded(location: Location, config: &BrokerConfig) -> apix::Resul
     let options = EmbeddedOptions {
         location,
         durability,
-        tail_cache_bytes: config.tail_cache_bytes.unwrap_or(TAIL_CACHE_BYTES),
+        tail_cache_bytes: config.tail_cache_bytes.unwrap_or(default.tail_cache_bytes),
         ..default
     };
     Ok(Arc::new(EmbeddedBroker::open(options).await?))

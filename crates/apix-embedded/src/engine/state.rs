@@ -22,6 +22,10 @@ const MIN_CHANGES_BYTES: usize = 64 << 10;
 /// hold.
 const HELD_PER_ROW: usize = 5_000;
 
+/// About what a record in memory takes beside its own bytes: its allocation, what shares it, and its
+/// places in two queues.
+const RECORD_OVERHEAD_BYTES: usize = 128;
+
 /// What of the options concerns the engine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EngineOptions {
@@ -330,6 +334,7 @@ impl Engine {
     /// Notes that a record is in memory.
     pub(super) fn remember_tail(&mut self, stream: StreamNo, pos: u64, bytes: usize) {
         if self.is_stored() {
+            let bytes = bytes + RECORD_OVERHEAD_BYTES;
             self.tail_order.push_back((stream, pos, bytes));
             self.tail_bytes += bytes;
         }

@@ -77,7 +77,8 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     connection.busy_timeout(std::time::Duration::from_secs(10))?;
     connection.pragma_update(None, "query_only", true)?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-    connection.pragma_update(None, "cache_size", -4_000)?;
+    // In KiB, for each of them: the branches of the tables. The leaves are mostly read once.
+    connection.pragma_update(None, "cache_size", -1_000)?;
     Ok(connection)
 }
 

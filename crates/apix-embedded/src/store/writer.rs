@@ -66,7 +66,8 @@ impl Store {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
-        connection.pragma_update(None, "cache_size", -32_000)?;
+        // In KiB. Twice a commit, so that none spills; the pages of the system serve the rest.
+        connection.pragma_update(None, "cache_size", -8_000)?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
         schema::prepare(&mut connection)?;
         let mut store = Self {
