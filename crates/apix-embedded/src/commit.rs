@@ -1,6 +1,7 @@
 //! Group commit: the writer thread takes all commands that wait, applies them in memory, writes one
 //! transaction, flushes once, and only then answers everybody.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -105,7 +106,7 @@ impl Writer {
             };
             let (waiting, close) = self.drain(first);
             closing = close;
-            self.turn(waiting);
+            self.guarded_turn(waiting);
         }
         if let Some(engine) = self.engine.take()
             && let Err(fault) = engine.close(self.time.now())
@@ -146,6 +147,19 @@ impl Writer {
             next = self.commands.try_recv().ok();
         }
         (waiting, None)
+    }
+
+    /// Runs a turn. One that panics is like a commit that failed: its callers are told, since what
+    /// would have answered them is gone, and so is the memory, which may be half changed. The next
+    /// turn, a second later at most, builds it again from what the store has.
+    fn guarded_turn(&mut self, waiting: Vec<Run>) {
+        let commands = waiting.len();
+        if catch_unwind(AssertUnwindSafe(|| self.turn(waiting))).is_err() {
+            // What it panicked with is left to the panic hook: it may quote an event.
+            tracing::error!(commands, "the writer panicked; its memory is built again");
+            self.engine = None;
+            self.must_flush = true;
+        }
     }
 
     /// Applies what waits, writes it, and answers.
@@ -253,4 +267,50 @@ pub(crate) fn dropped() -> Error {
     Error::unavailable(
         "the broker's storage failed or was closed; whether the call took effect is unknown",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use apix::{Broker, Event, Json, Limits, NewEvent, RangeQuery, StreamKey, StreamName};
+
+    use super::*;
+    use crate::{EmbeddedBroker, EmbeddedOptions};
+
+    fn stream() -> StreamKey {
+        let tenant = apix::TenantContext::trusted("acme").unwrap();
+        StreamKey::new(&tenant, StreamName::new("orders").unwrap())
+    }
+
+    fn event(n: u32) -> Vec<NewEvent> {
+        let event = Event::new("order", Json::parse(n.to_string()).unwrap());
+        vec![event.checked(None, &Limits::default()).unwrap()]
+    }
+
+    async fn payloads(broker: &EmbeddedBroker) -> Vec<String> {
+        let page = broker.read_range(&stream(), &RangeQuery::default()).await.unwrap();
+        page.events.iter().map(|event| event.payload.as_str().to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_panic_fails_its_turn_alone_and_what_was_answered_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = EmbeddedOptions::directory(folder.path());
+        let broker = EmbeddedBroker::open(options).await.unwrap();
+        broker.append(&stream(), event(1)).await.unwrap();
+        let (release, held) = std::sync::mpsc::channel();
+        // The writer stands still until all of them wait: so they share one turn.
+        let hold = broker.client.look(move |_, _| Ok(held.recv().is_ok()));
+        let orders = stream();
+        let append = broker.append(&orders, event(2));
+        let panic =
+            broker.client.change(0, |_, _| -> Result<()> { panic!("injected by the test") });
+        let (_, appended, panicked, ()) =
+            tokio::join!(hold, append, panic, async { release.send(()).unwrap() });
+        assert_eq!(appended.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(panicked.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(payloads(&broker).await, ["1"]);
+        broker.append(&stream(), event(3)).await.unwrap();
+        assert_eq!(payloads(&broker).await, ["1", "3"]);
+        broker.close().await;
+    }
 }
