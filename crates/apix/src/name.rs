@@ -162,6 +162,12 @@ impl StreamKey {
         Self { tenant: ctx.organization_id().clone(), stream }
     }
 
+    /// Internal to APIX: a stream of the tenant `_apix`, which no credential can name. Its
+    /// processes keep there what they share.
+    pub fn internal(stream: StreamName) -> Self {
+        Self { tenant: TenantId(ByteString::from_static("_apix")), stream }
+    }
+
     /// The tenant.
     pub fn tenant(&self) -> &TenantId {
         &self.tenant
