@@ -1,7 +1,8 @@
 //! What the engine does on this machine: flushed appends by 1, 64 and 1,024 callers, the way of an
 //! event from append to acknowledgement, and live messages.
 //!
-//! `cargo run --release -p apix-embedded --example throughput [SECONDS]`
+//! `cargo run --release -p apix-embedded --example throughput [SECONDS] [LOG_MIB]`: `LOG_MIB` is how
+//! much of the log is used before it is written back.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -19,14 +20,15 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 #[tokio::main]
 async fn main() -> Outcome<()> {
     let seconds = std::env::args().nth(1).map_or(Ok(3), |text| text.parse())?;
+    let log_mib = std::env::args().nth(2).map(|text| text.parse::<usize>()).transpose()?;
     let span = Duration::from_secs(seconds);
     for callers in [1, 64, 1_024] {
-        let folder = Folder::new()?;
+        let folder = Folder::new(log_mib)?;
         let broker = folder.open().await?;
         appends(&broker, callers, span).await?;
         broker.close().await;
     }
-    let folder = Folder::new()?;
+    let folder = Folder::new(log_mib)?;
     let broker = folder.open().await?;
     end_to_end(&broker, span).await?;
     live(&broker, span).await?;
@@ -35,24 +37,29 @@ async fn main() -> Outcome<()> {
 }
 
 /// A folder beside the current one, so that it lies on a disk; removed at the end.
-struct Folder(std::path::PathBuf);
+struct Folder {
+    path: std::path::PathBuf,
+    log_mib: Option<usize>,
+}
 
 impl Folder {
-    fn new() -> Outcome<Self> {
+    fn new(log_mib: Option<usize>) -> Outcome<Self> {
         let name = format!("throughput-{}", std::process::id());
         let path = std::env::current_dir()?.join("target").join(name);
         std::fs::create_dir_all(&path)?;
-        Ok(Self(path))
+        Ok(Self { path, log_mib })
     }
 
     async fn open(&self) -> Outcome<Arc<EmbeddedBroker>> {
-        Ok(Arc::new(EmbeddedBroker::open(EmbeddedOptions::directory(&self.0)).await?))
+        let mut options = EmbeddedOptions::directory(&self.path);
+        options.log_bytes = self.log_mib.map_or(options.log_bytes, |mib| mib << 20);
+        Ok(Arc::new(EmbeddedBroker::open(options).await?))
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = std::fs::remove_dir_all(&self.path);
     }
 }
 
