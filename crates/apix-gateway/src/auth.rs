@@ -195,7 +195,7 @@ pub(crate) struct Named<'a> {
 }
 
 impl Credential {
-    fn speak_for(self, named: Named<'_>) -> Result<Caller, ApiError> {
+    pub(crate) fn speak_for(self, named: Named<'_>) -> Result<Caller, ApiError> {
         let tenant = named.tenant.map(TenantId::new).transpose()?;
         let other = tenant.filter(|tenant| *tenant != self.tenant);
         if let Some(tenant) = &other {

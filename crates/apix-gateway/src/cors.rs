@@ -1,13 +1,18 @@
 //! Pages of other origins: those that the configuration lists, and no others.
 
 use apix::{Error, Result};
+use axum::extract::FromRequestParts;
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN,
-    VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HOST,
+    ORIGIN, VARY,
 };
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+
+use crate::error::{ApiError, ErrorCode};
+use crate::gateway::Gateway;
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PUT, DELETE");
 const HEADERS: HeaderValue = HeaderValue::from_static(
@@ -40,6 +45,39 @@ pub(crate) fn allowed_origin(origins: &[String], headers: &HeaderMap) -> Option<
     origins.iter().any(|allowed| origin == allowed.as_str()).then(|| origin.clone())
 }
 
+/// A WebSocket handshake that no page begins which may not: browsers apply none of the rules of
+/// CORS to it, but say where the page is from.
+///
+/// Where origins are listed, a page is from one of them or from this server itself. Where none
+/// is, pages of any origin may connect: a browser adds no credential by itself, so a page has
+/// no more than it was given.
+pub(crate) struct AdmittedOrigin;
+
+impl FromRequestParts<Gateway> for AdmittedOrigin {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, ApiError> {
+        if may_connect(&gateway.http().allowed_origins, &parts.headers) {
+            return Ok(Self);
+        }
+        Err(ApiError::new(
+            ErrorCode::PermissionDenied,
+            "pages of this origin may not connect; allowed_origins lists those that may",
+        ))
+    }
+}
+
+fn may_connect(origins: &[String], headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else { return true };
+    let own = || {
+        let place = origin.to_str().ok()?.split_once("://")?.1;
+        Some(place.eq_ignore_ascii_case(headers.get(HOST)?.to_str().ok()?))
+    };
+    origins.is_empty()
+        || origins.iter().any(|allowed| origin == allowed.as_str())
+        || own() == Some(true)
+}
+
 /// The answer to a browser that asks before it calls.
 pub(crate) fn preflight(method: &Method, headers: &HeaderMap) -> Option<Response> {
     if method != Method::OPTIONS || !headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
@@ -63,6 +101,34 @@ pub(crate) fn admit(origin: HeaderValue, headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_of_listed_origins_and_of_this_server_connect() {
+        let connects = |listed: &[&str], origin: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, HeaderValue::from_static("api.example.com:2749"));
+            if let Some(origin) = origin {
+                headers.insert(ORIGIN, HeaderValue::from_static(origin));
+            }
+            let listed: Vec<String> = listed.iter().map(|&origin| origin.to_owned()).collect();
+            may_connect(&listed, &headers)
+        };
+        let listed = ["https://app.example.com"];
+        for right in [None, Some("https://app.example.com"), Some("http://api.example.com:2749")] {
+            assert!(connects(&listed, right), "{right:?}");
+        }
+        for wrong in [
+            "null",
+            "https://app.example.com.evil.example",
+            "https://app.example.com:444",
+            "http://app.example.com",
+            "http://api.example.com",
+            "",
+        ] {
+            assert!(!connects(&listed, Some(wrong)), "{wrong}");
+            assert!(connects(&[], Some(wrong)), "{wrong}");
+        }
+    }
 
     #[test]
     fn origins_are_checked_at_the_start() {

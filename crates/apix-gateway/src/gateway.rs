@@ -16,6 +16,7 @@ use crate::edge::RequestIds;
 use crate::error::{ApiError, ErrorCode};
 use crate::hub::Hub;
 use crate::openapi;
+use crate::tickets::Tickets;
 
 /// The state of one running gateway; clones share it.
 #[derive(Clone)]
@@ -27,6 +28,7 @@ struct Inner {
     service: TenantMessagingService,
     hub: Hub,
     authenticator: Authenticator,
+    tickets: Tickets,
     config: GatewayConfig,
     request_ids: RequestIds,
     openapi: Bytes,
@@ -46,6 +48,7 @@ impl Gateway {
             service,
             hub,
             authenticator,
+            tickets: Tickets::new()?,
             config,
             request_ids: RequestIds::new(),
             openapi: openapi::document().into(),
@@ -67,6 +70,10 @@ impl Gateway {
 
     pub(crate) fn authenticator(&self) -> &Authenticator {
         &self.inner.authenticator
+    }
+
+    pub(crate) fn tickets(&self) -> &Tickets {
+        &self.inner.tickets
     }
 
     pub(crate) fn request_ids(&self) -> &RequestIds {

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `server.rs` | accepting connections, time limits, the drain at the end |
 //! | `edge.rs`, `cors.rs` | what every request passes: its id, host and origin, the log line, the error form |
-//! | `auth.rs`, `jwt.rs` | a credential becomes a `TenantContext`: the only source of a tenant |
+//! | `auth.rs`, `jwt.rs`, `tickets.rs` | a credential becomes a `TenantContext`: the only source of a tenant |
 //! | `credentials.rs`, `key_set.rs`, `trust.rs` | the keys of the configuration, and whom each may speak for |
 //! | `public_key.rs`, `jwks.rs`, `remote_set.rs`, `watched_file.rs` | reading keys, fetching key sets, noticing changes |
 //! | `http/` | the calls, a resource a file |
@@ -40,6 +40,7 @@ mod server;
 mod session;
 mod sse;
 mod stall;
+mod tickets;
 mod trust;
 mod watched_file;
 mod ws;

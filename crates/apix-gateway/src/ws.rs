@@ -24,6 +24,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 
 use crate::auth::{Caller, bearer, named, no_credential};
+use crate::cors::AdmittedOrigin;
 use crate::error::{ApiError, ErrorCode};
 use crate::gateway::Gateway;
 use crate::http::Params;
@@ -47,14 +48,15 @@ const MAX_UNANSWERED_PINGS: u32 = 2;
 /// How long the other side may take to answer a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The token of a live client: by the header, or, where a browser cannot send one, by the query
-/// or (WebSocket only) a subprotocol.
+/// The token of a live client: by the header, or, where a browser cannot send one, by the query,
+/// a ticket there, or (WebSocket only) a subprotocol.
 pub(crate) struct LiveCaller(pub(crate) Caller);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LiveParams {
     token: Option<String>,
+    ticket: Option<String>,
     /// Of Server-Sent Events alone.
     pub(crate) since: Option<String>,
 }
@@ -65,10 +67,17 @@ impl FromRequestParts<Gateway> for LiveCaller {
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, ApiError> {
         let Params(params) = Params::<LiveParams>::from_request_parts(parts, gateway).await?;
         let headers = &parts.headers;
-        let token = match (bearer(headers)?, &params.token) {
-            (Some(token), _) => token,
-            (None, Some(token)) => token,
-            (None, None) => offered_token(headers).ok_or_else(no_credential)?,
+        let token = match (bearer(headers)?, &params.token, &params.ticket) {
+            (None, None, Some(ticket)) => {
+                let redeemed = gateway.tickets().redeem(gateway, ticket, named(headers)?);
+                return redeemed.await.map(Self);
+            }
+            (_, _, Some(_)) => {
+                return Err(ApiError::invalid("there is a ticket and a token; send one of them"));
+            }
+            (Some(token), ..) => token,
+            (None, Some(token), None) => token,
+            (None, None, None) => offered_token(headers).ok_or_else(no_credential)?,
         };
         gateway.authenticator().authenticate(token, named(headers)?).await.map(Self)
     }
@@ -86,6 +95,8 @@ fn offered_token(headers: &HeaderMap) -> Option<&str> {
 /// Refuses before the upgrade, with a status, what has no right to be here.
 pub(crate) async fn connect(
     State(gateway): State<Gateway>,
+    // First of all: a page that may not connect uses up no ticket.
+    _: AdmittedOrigin,
     LiveCaller(caller): LiveCaller,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {

@@ -16,6 +16,7 @@ mod params;
 mod range;
 mod router;
 mod streams;
+mod tickets;
 
 pub(crate) use params::{InChannel, Params};
 pub(crate) use router::router;

@@ -6,7 +6,9 @@ use axum::http::{HeaderMap, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
-use super::{channels, dead_letters, description, events, groups, health, hybrid, range, streams};
+use super::{
+    channels, dead_letters, description, events, groups, health, hybrid, range, streams, tickets,
+};
 use crate::auth::Caller;
 use crate::edge::edge;
 use crate::error::{ApiError, ErrorCode};
@@ -26,6 +28,7 @@ pub(crate) fn router(gateway: Gateway) -> Router {
         .route("/v1/channels/{channel}/sse", get(sse::connect))
         .route("/v1/ws", get(ws::connect))
         .route("/v1/hybrid-events", post(hybrid::publish))
+        .route("/v1/tickets", post(tickets::issue))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/openapi.json", get(description::openapi))

@@ -36,7 +36,7 @@ pub(crate) fn document() -> Vec<u8> {
         "securitySchemes": { "bearer": {
             "type": "http",
             "scheme": "bearer",
-            "description": "A JWT (HS256, with `exp` and `organizationId` or `org_id`, and \
+            "description": "A JWT (HS256, RS256, ES256 or EdDSA, with `exp` and `organizationId` or `org_id`, and \
                 `permissions` or `scope`) or an API key. A service credential names the tenant of \
                 a call by `Apix-Tenant` and the user by `Apix-User`."
         }},
@@ -92,7 +92,7 @@ fn describe(operation: &Operation) -> Value {
     }
     if !operation.bodies.is_empty() {
         described["requestBody"] = json!({
-            "required": true,
+            "required": !operation.body_may_be_left_out,
             "content": content(&operation.bodies),
         });
     }

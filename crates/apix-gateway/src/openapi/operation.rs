@@ -13,6 +13,7 @@ pub(super) struct Operation {
     pub(super) description: &'static str,
     pub(super) params: Vec<Param>,
     pub(super) bodies: Vec<Body>,
+    pub(super) body_may_be_left_out: bool,
     pub(super) status: u16,
     pub(super) answer: &'static str,
     pub(super) answers: Vec<Body>,
@@ -75,6 +76,7 @@ impl Operation {
             description: "",
             params: Vec::new(),
             bodies: Vec::new(),
+            body_may_be_left_out: false,
             status: 200,
             answer: "Done.",
             answers: Vec::new(),
@@ -118,7 +120,11 @@ impl Operation {
         match self.path {
             path if path.contains("/groups") => "groups",
             path if path.starts_with("/v1/streams") => "streams",
-            path if path.starts_with("/v1/channels") || path == "/v1/ws" => "live",
+            path if path.starts_with("/v1/channels")
+                || matches!(path, "/v1/ws" | "/v1/tickets") =>
+            {
+                "live"
+            }
             "/v1/hybrid-events" => "hybrid",
             _ => "operations",
         }

@@ -242,6 +242,20 @@ fn dead_letters() -> Vec<Operation> {
 fn live() -> Vec<Operation> {
     let token =
         || query("token", json!({ "type": "string" }), "The credential, where no header can be.");
+    let ticket = || query("ticket", json!({ "type": "string" }), "A ticket, in place of a token.");
+    let mut tickets = Operation::new("post", "/v1/tickets", "createTicket")
+        .says(
+            "A ticket for a live connection",
+            "For a client that can send no header: `?ticket=` of a WebSocket or of Server-Sent \
+             Events takes it once, within 30 s, on any server of the same broker. It stands for \
+             its maker (of a service credential: for the tenant and user that the call names), or \
+             for what that one may do on `channels` alone. The connection ends with the credential \
+             of the maker. The body may be left out.",
+        )
+        .takes("NewTicket")
+        .gives(201, "The ticket.", "Ticket")
+        .fails(&[ErrorCode::StorageFull, ErrorCode::DurabilityUnmet]);
+    tickets.body_may_be_left_out = true;
     let mut sse = Operation::new("get", "/v1/channels/{channel}/sse", "subscribe")
         .says(
             "Follow a channel by Server-Sent Events",
@@ -253,6 +267,7 @@ fn live() -> Vec<Operation> {
             header("Last-Event-ID", json!({ "type": "string" }), "The last `id` seen."),
             query("since", json!({ "type": "string" }), "A message id or position to go on from."),
             token(),
+            ticket(),
         ])
         .gives(200, "The events.", "")
         .fails(&[ErrorCode::SinceAmbiguous, ErrorCode::ShuttingDown]);
@@ -265,14 +280,18 @@ fn live() -> Vec<Operation> {
             .gives(200, "Broker subscriptions reached: processes, not clients.", "Published")
             .fails(&[ErrorCode::ReservedName]),
         sse,
+        tickets,
         Operation::new("get", "/v1/ws", "connect")
             .says(
                 "A live connection by WebSocket",
                 "Frames are `{\"event\",\"data\",\"id\"?}`. The credential stands in the header, in \
-                 `?token=`, or in a subprotocol `bearer.TOKEN` beside `apix.v1`. Close codes: 4002 \
-                 the token has ended, 4008 too slow, 4010 draining.",
+                 `?token=` or `?ticket=`, or in a subprotocol `bearer.TOKEN` beside `apix.v1`. \
+                 `renew` with a new `token` of the same tenant and user lets the connection live \
+                 on. A service credential names a tenant per channel by `organizationId`. Where \
+                 origins are listed in the configuration, pages of others are refused. Close \
+                 codes: 4002 the token has ended, 4008 too slow, 4010 draining.",
             )
-            .with(vec![token()])
+            .with(vec![token(), ticket()])
             .gives(101, "The connection is a WebSocket from here on.", "")
             .fails(&[ErrorCode::ShuttingDown]),
         Operation::new("post", "/v1/hybrid-events", "publishHybrid")

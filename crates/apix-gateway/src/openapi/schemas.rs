@@ -337,5 +337,18 @@ fn live() -> Value {
             "userId": { "type": "string", "maxLength": 256 },
         })),
         "Published": object(&["subscriberCount"], json!({ "subscriberCount": integer(None) })),
+        "NewTicket": object(&[], json!({
+            "channels": {
+                "type": "array",
+                "items": reference("Name"),
+                "minItems": 1,
+                "maxItems": 100,
+                "description": "What the ticket is good for (default all that its maker may do).",
+            },
+        })),
+        "Ticket": object(&["ticket", "expiresAt"], json!({
+            "ticket": { "type": "string" },
+            "expiresAt": reference("Time"),
+        })),
     })
 }

@@ -1,7 +1,7 @@
 //! What is written to the log, and what never is.
 
 use std::fmt::{Debug, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use apix::ErrorKind;
 use serde_json::json;
@@ -9,14 +9,25 @@ use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Metadata, Subscriber};
 
 use crate::bed::{Server, admin, config, tenant};
 use crate::failing::Failing;
 
 /// Keeps every event of this thread, of all levels and crates, as a line.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Recorder(Arc<Mutex<Vec<String>>>);
+
+impl Default for Recorder {
+    fn default() -> Self {
+        // While a process has a single subscriber, what a thread without one logs first counts as
+        // something that nobody wants to know, in other threads too.
+        static OTHERS: OnceLock<[Dispatch; 2]> = OnceLock::new();
+        let other = || Dispatch::new(Self(Arc::default()));
+        OTHERS.get_or_init(|| [other(), other()]);
+        Self(Arc::default())
+    }
+}
 
 struct Line(String);
 

@@ -23,4 +23,5 @@ mod service;
 mod shutdown;
 mod sse;
 mod streams;
+mod tickets;
 mod tokens;

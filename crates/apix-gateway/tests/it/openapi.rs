@@ -13,7 +13,7 @@ async fn every_described_call_is_there_and_no_other_method() {
     assert_eq!((answer.status, answer.header("content-type")), (200, "application/json"));
     let document = answer.json();
     let paths = document["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 21);
+    assert_eq!(paths.len(), 22);
     for (path, calls) in paths {
         let address =
             path.replace("{stream}", "s").replace("{group}", "g").replace("{channel}", "c");
@@ -142,6 +142,8 @@ async fn what_is_sent_and_answered_has_the_described_shape() {
     call("post", DISCARD, json!({ "all": true })).await;
     call("post", SEEK, json!({ "to": "start" })).await;
     call("post", "/v1/channels/{channel}/messages", json!({ "type": "t", "data": null })).await;
+    call("post", "/v1/tickets", json!({ "channels": ["c"] })).await;
+    call("post", "/v1/tickets", Value::Null).await;
     for open in ["/healthz", "/readyz", "/openapi.json"] {
         call("get", open, Value::Null).await;
     }
