@@ -58,16 +58,20 @@ local function body_of(id)
   return found[1] and found[1][2]
 end
 
--- Bytes of what producers sent, with 16 for each id: their sum, and the average of an entry. Beyond
--- 16 entries by the oldest and newest 8.
+-- Bytes of what a producer sent, with 16 for the id.
+local function entry_bytes(entry)
+  local sum = 16
+  for i = 2, #entry[2], 2 do sum = sum + #entry[2][i] end
+  return sum
+end
+
+-- Bytes of all entries, and the average of one. Beyond 16 entries by the oldest and newest 8, which
+-- is a guess where entries differ in size.
 local function stored_bytes()
   local length, sum, seen = redis.call('XLEN', stream), 0, 0
   if length == 0 then return 0, 1 end
   local function add(entries)
-    for _, entry in ipairs(entries) do
-      sum, seen = sum + 16, seen + 1
-      for i = 2, #entry[2], 2 do sum = sum + #entry[2][i] end
-    end
+    for _, entry in ipairs(entries) do sum, seen = sum + entry_bytes(entry), seen + 1 end
   end
   if length <= 16 then
     add(redis.call('XRANGE', stream, '-', '+'))

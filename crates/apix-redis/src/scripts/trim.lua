@@ -36,9 +36,18 @@ local function lower(a, b)
   if not a or not b then return a or b end
   return sortable(a) < sortable(b) and a or b
 end
-local bytes, average = stored_bytes()
--- Ids come with their bodies, so few enough of them at a time.
-local page = math.max(1, math.min(1000, math.floor(4 * 1024 * 1024 / average)))
+-- A guess, where entries differ in size: it may only raise suspicion.
+local guess, average = stored_bytes()
+-- No more bytes than there are: what the server knows to hold, less its records of what is pending,
+-- of which each takes less than 200. It looks at every node, so only where the guess is above.
+local function bytes_above(limit)
+  if guess <= limit then return 0 end
+  local held = redis.call('MEMORY', 'USAGE', stream, 'SAMPLES', 0) or 0
+  for _, row in ipairs(rows) do held = held - 200 * field(row, 'pending') end
+  return math.min(guess, held) - limit
+end
+-- Bodies come with ids, so a script looks at few enough of them.
+local AT_MOST, PAGE = 4 * 1024 * 1024, 1000
 local removed, more = 0, 0
 
 local function note_trimmed(last)
@@ -63,42 +72,54 @@ local function trim_below(cut)
   note_trimmed(last[1])
 end
 
--- Where to cut to remove the oldest `surplus` entries, or a page of them, but nothing at or above
--- `limit`.
-local function cut_for(surplus, limit)
+-- The oldest entries, none at or above `limit`, until there are `count` of them or they hold `bytes`.
+local function oldest(count, bytes, limit)
+  local ids, sum, from, step = {}, 0, '-', 8
   local upto = limit and '(' .. limit or '+'
-  local oldest = redis.call('XRANGE', stream, '-', upto, 'COUNT', math.min(surplus, page))
-  if #oldest > 0 then
-    if surplus > #oldest and #oldest == page then more = 1 end
-    return after(oldest[#oldest][1])
+  while #ids < count and sum < bytes do
+    if sum >= AT_MOST or #ids >= PAGE then
+      more = 1
+      break
+    end
+    local page = redis.call('XRANGE', stream, from, upto, 'COUNT', math.min(step, count - #ids))
+    for _, entry in ipairs(page) do
+      if sum >= bytes then break end
+      ids[#ids + 1] = entry[1]
+      sum = sum + entry_bytes(entry)
+    end
+    if #page == 0 then break end
+    from = '(' .. page[#page][1]
+    step = math.max(1, math.min(PAGE, math.floor(AT_MOST / 2 * #ids / sum)))
   end
+  return ids
 end
 
 if type(retention.maxAgeMs) == 'number' then
   trim_below(lower(string.format('%.0f-0', math.max(0, now - retention.maxAgeMs)), needed))
 end
-local surplus = 0
 if type(retention.maxLen) == 'number' then
-  surplus = redis.call('XLEN', stream) - retention.maxLen
+  local surplus = redis.call('XLEN', stream) - retention.maxLen
+  local ids = oldest(surplus, math.huge, needed)
+  if #ids > 0 then trim_below(after(ids[#ids])) end
+end
+local function fewer_bytes_than(limit, keep)
+  guess = redis.call('XLEN', stream) * average
+  local ids = oldest(math.huge, bytes_above(limit), keep)
+  return ids, ids[1] and after(ids[#ids])
 end
 if type(retention.maxBytes) == 'number' then
-  surplus = math.max(surplus, math.ceil((bytes - retention.maxBytes) / average) - removed)
-end
-surplus = math.min(surplus, redis.call('XLEN', stream))
-if surplus > 0 then
-  local cut = cut_for(surplus, needed)
+  local _, cut = fewer_bytes_than(retention.maxBytes, needed)
   if cut then trim_below(cut) end
 end
 
 -- Beyond the hard limit the oldest go, needed or not. Nothing may stay in a pending list.
-local function drop_from_groups(cut, dropped)
+local function drop_from_groups(dropped)
   local counted = {}
   for _, row in ipairs(rows) do
     local name = field(row, 'name')
     local delivered = sortable(field(row, 'last-delivered-id'))
     local lost_here = 0
-    for _, entry in ipairs(dropped) do
-      local id = entry[1]
+    for _, id in ipairs(dropped) do
       local is_lost = sortable(id) > delivered or redis.call('XACK', stream, name, id) == 1
       if is_lost then
         lost_here = lost_here + 1
@@ -112,12 +133,10 @@ local function drop_from_groups(cut, dropped)
   if total > 0 then redis.call('HINCRBY', state, 'hardDropped', total) end
 end
 
-local hard = retention.hardMaxBytes
-local over = bytes - removed * average - hard
-if hard > 0 and over > 0 then
-  local cut = cut_for(math.ceil(over / average), nil)
+if retention.hardMaxBytes > 0 then
+  local ids, cut = fewer_bytes_than(retention.hardMaxBytes, nil)
   if cut then
-    drop_from_groups(cut, redis.call('XRANGE', stream, '-', '(' .. cut, 'COUNT', page))
+    drop_from_groups(ids)
     trim_below(cut)
   end
 end

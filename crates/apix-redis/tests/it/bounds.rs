@@ -65,6 +65,37 @@ async fn idempotency_keys_are_bounded_in_number_and_age() {
     assert_eq!(client.call(&["HLEN", &format!("{prefix}:idem")]).int(), 1);
 }
 
+fn sized(bytes: usize) -> apix::NewEvent {
+    let event = Event::new("t", Json::encode(&"x".repeat(bytes)).unwrap());
+    event.checked(None, &Limits::default()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_bytes_that_are_there_count_towards_the_hard_limit() {
+    let server = RedisServer::start().await;
+    let tenant = Tenant::on(&server).await;
+    let mut settings = StreamSettings::default();
+    settings.retention.hard_max_bytes = 100 << 20;
+    tenant.broker.configure_stream(&tenant.stream, settings.clone()).await.unwrap();
+    tenant.read("c", 1, 0).await;
+    for _ in 0..10 {
+        tenant.add_many(1_000).await;
+    }
+    // By the oldest and the newest, an entry has 250 kB, and all have 2.5 GB.
+    for _ in 0..8 {
+        tenant.broker.append(&tenant.stream, vec![sized(500_000)]).await.unwrap();
+    }
+    assert_eq!(tenant.broker.trim(&tenant.stream).await.unwrap(), 0);
+    // More than is allowed: the oldest go, no more of them than that takes.
+    settings.retention.hard_max_bytes = 3 << 20;
+    tenant.broker.configure_stream(&tenant.stream, settings).await.unwrap();
+    while tenant.broker.trim(&tenant.stream).await.unwrap() > 0 {}
+    let stats = tenant.broker.stream_stats(&tenant.stream).await.unwrap();
+    assert!((4..=6).contains(&stats.length), "{}", stats.length);
+    assert_eq!(stats.hard_limit_dropped, 10_008 - stats.length);
+    assert_eq!(tenant.broker.group_stats(&tenant.group).await.unwrap().lost, 10_008 - stats.length);
+}
+
 #[tokio::test]
 async fn a_deleted_stream_leaves_nothing() {
     let server = RedisServer::start().await;
