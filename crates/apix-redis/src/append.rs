@@ -146,8 +146,16 @@ impl Shared {
 
     /// Lists the stream among its tenant's.
     pub(crate) async fn list_stream(&self, local: &LocalStream) -> Result<()> {
-        let set = &local.keys.tenant_streams;
-        self.link(set).command(&["SADD", set, local.key.stream().as_str()]).await?.ok()
+        let (set, name) = (&*local.keys.tenant_streams, local.key.stream().as_str());
+        let listed = self.link(set).command(&["SADD", set, name]).await?.ok();
+        match listed {
+            // Where memory is full, what was listed before is well.
+            Err(fault) if fault.kind() == ErrorKind::StorageFull => {
+                let is_member = self.link(set).command(&["SISMEMBER", set, name]).await?;
+                if is_member.cursor()?.int()? == 1 { Ok(()) } else { Err(fault) }
+            }
+            listed => listed,
+        }
     }
 
     pub(crate) async fn publish_hybrid(

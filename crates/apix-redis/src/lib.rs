@@ -20,6 +20,9 @@
 //! - What was handed out and not settled comes again, whatever dies, after its lease. Delivery
 //!   counts are never too low; after the loss of a group (`XGROUP DESTROY`, a flush) they may be one
 //!   too high for each loss.
+//! - While the server's memory is full (`maxmemory`), appends are
+//!   [`StorageFull`](apix::ErrorKind::StorageFull); reads, leases, settlements, retention, settings
+//!   and a restart go on.
 //! - Live messages between the server and this process are lost while the connection is down or
 //!   silent (found within 5 s); every subscriber is then told by
 //!   [`Update::Missed`](apix::Update::Missed) with no count.

@@ -96,6 +96,10 @@ scripts! {
     ]
 }
 
+/// Where memory is full, no more is stored; but what gives memory back (retention, settlements), what
+/// keeps deliveries coming, and settings go on.
+const ALSO_WHEN_FULL: &str = "#!lua flags=allow-oom\n";
+
 /// What scripts of each kind begin with. Those that append get no more than they need: Redis makes
 /// each function anew at each call.
 struct Beginnings {
@@ -116,12 +120,12 @@ impl Beginnings {
             include_str!("scripts/idempotency.lua"),
         );
         let stream = format!(
-            "local STREAM_DEFAULTS = '{}'\n{append}{}",
+            "{ALSO_WHEN_FULL}local STREAM_DEFAULTS = '{}'\n{append}{}",
             json(&settings)?,
             include_str!("scripts/entries.lua"),
         );
         let group = format!(
-            "local GROUP_DEFAULTS = '{}'\n{stream}{}",
+            "{stream}local GROUP_DEFAULTS = '{}'\n{}",
             json(&GroupSettings::default())?,
             include_str!("scripts/group.lua"),
         );

@@ -25,10 +25,11 @@ pub(crate) async fn check(
     let mut pipeline = Pipeline::of(&["INFO"]);
     pipeline.push(&["CONFIG", "GET", "maxmemory-policy"]);
     pipeline.push(&["CONFIG", "GET", "append*"]);
-    pipeline.push(&["SET", keys::FORMAT, &FORMAT.to_string(), "NX"]);
+    // First, as nothing can be set while memory is full.
     pipeline.push(&["GET", keys::FORMAT]);
+    pipeline.push(&["SET", keys::FORMAT, &FORMAT.to_string(), "NX"]);
     let replies = connection.call(pipeline, timeout).await?;
-    let [info, policy, append, marked, format] = &replies[..] else {
+    let [info, policy, append, format, marked] = &replies[..] else {
         return Err(malformed("five replies"));
     };
     let info = read_info(info)?;
@@ -41,7 +42,7 @@ pub(crate) async fn check(
     check_role(&info)?;
     check_eviction(&info, config.as_ref(), &mut warnings)?;
     check_durability(&info, config.as_ref(), durability, &mut warnings)?;
-    check_format(marked, format, &mut warnings)?;
+    check_format(format, marked, &mut warnings)?;
     Ok(BrokerInfo { name, durability, warnings })
 }
 
@@ -181,19 +182,24 @@ fn check_durability(
     }
 }
 
-fn check_format(marked: &Raw, format: &Raw, warnings: &mut Vec<String>) -> Result<()> {
-    let is_forbidden = |raw: &Raw| raw.error().is_some_and(|text| text.starts_with(b"NOPERM"));
-    if is_forbidden(marked) || is_forbidden(format) {
+/// `format` is what was there, `marked` whether this version's could be set where nothing was.
+fn check_format(format: &Raw, marked: &Raw, warnings: &mut Vec<String>) -> Result<()> {
+    let refused = |raw: &Raw, code: &[u8]| raw.error().is_some_and(|text| text.starts_with(code));
+    if refused(format, b"NOPERM") || refused(marked, b"NOPERM") {
         warnings.push(format!(
             "the Redis user may not use the key {}; the format of the data is not checked",
             keys::FORMAT
         ));
         return Ok(());
     }
-    marked.ok()?;
     let found = format.reply()?;
     match found.count() {
         Some(found) if found <= u64::from(FORMAT) => Ok(()),
+        None if found == Reply::Nil && refused(marked, b"OOM") => {
+            warnings.push("memory is full; the format of the data is not marked".into());
+            Ok(())
+        }
+        None if found == Reply::Nil => marked.ok(),
         _ => Err(unsupported(format!(
             "the data in this Redis has format {}, and this version of APIX knows formats up to \
              {FORMAT}; use a newer version",

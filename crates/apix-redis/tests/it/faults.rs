@@ -245,6 +245,34 @@ async fn full_memory_is_told_and_reads_go_on() {
     assert_eq!(tenant.broker.stream_stats(&tenant.stream).await.unwrap().length, 10);
 }
 
+#[tokio::test]
+async fn full_memory_stops_neither_leases_nor_retention_nor_a_restart() {
+    let server = RedisServer::start().await;
+    let tenant = Tenant::on(&server).await;
+    tenant.set_lease(300).await;
+    tenant.add_many(1_000).await;
+    assert_eq!(tenant.read("dead", 1_000, 1_000).await.len(), 1_000);
+    let mut client = server.client();
+    client.call(&["CONFIG", "SET", "maxmemory", "1mb"]);
+    let refused = tenant.broker.append(&tenant.stream, vec![event(1)]).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::StorageFull);
+    // Another process, made now, takes over and makes room.
+    let restarted = Tenant::on(&server).await;
+    let mut came = BTreeSet::new();
+    eventually("the leases end", async || {
+        let some = restarted.read("alive", 1_000, 100).await;
+        came.extend(some.iter().map(|one| one.event.message_id));
+        restarted.acknowledge(&some).await;
+        came.len() == 1_000
+    })
+    .await;
+    let mut settings = apix::StreamSettings::default();
+    settings.retention.max_len = Some(10);
+    restarted.broker.configure_stream(&restarted.stream, settings).await.unwrap();
+    restarted.broker.trim(&restarted.stream).await.unwrap();
+    assert_eq!(restarted.broker.stream_stats(&restarted.stream).await.unwrap().length, 10);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_of_subscriptions_come_back_after_a_break() {
     let server = RedisServer::start().await;
