@@ -29,6 +29,8 @@ const ASK_INTERVAL: Duration = Duration::from_secs(60);
 /// A key set at an address.
 pub(crate) struct RemoteSet {
     url: Url,
+    /// The address without its query, for the log.
+    shown: String,
     client: Client,
     algorithms: Vec<Algorithm>,
     /// Whether the set is being fetched, or about to be.
@@ -47,8 +49,10 @@ impl RemoteSet {
         let url = check_url(url).map_err(|fault| Error::invalid(format!("{what}: {fault}")))?;
         let client =
             client(&url, ca).map_err(|fault| Error::invalid(format!("{what}: {fault}")))?;
+        let shown = format!("{}{}", url.origin().ascii_serialization(), url.path());
         Ok(Self {
             url,
+            shown,
             client,
             algorithms: algorithms.to_vec(),
             // The first fetch is the first thing that `keep_fresh` does.
@@ -70,14 +74,14 @@ impl RemoteSet {
             self.busy.send_replace(true);
             let wait = match self.fetch().await {
                 Ok((keys, max_age)) => {
-                    tracing::debug!(url = %self.url, keys = keys.len(), "key set fetched");
+                    tracing::debug!(url = self.shown, keys = keys.len(), "key set fetched");
                     take(keys);
                     failures = 0;
                     next_fetch(max_age)
                 }
                 Err(fault) => {
                     failures += 1;
-                    tracing::warn!(url = %self.url, fault, failures, "cannot fetch the key set");
+                    tracing::warn!(url = self.shown, fault, failures, "cannot fetch the key set");
                     retry_after(failures)
                 }
             };

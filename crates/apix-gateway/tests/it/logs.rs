@@ -13,6 +13,7 @@ use tracing::{Dispatch, Event, Metadata, Subscriber};
 
 use crate::bed::{Server, admin, config, tenant};
 use crate::failing::Failing;
+use crate::live::Client;
 
 /// Keeps every event of this thread, of all levels and crates, as a line.
 #[derive(Clone)]
@@ -47,7 +48,8 @@ impl Subscriber for Recorder {
     fn record(&self, _: &Id, _: &Record<'_>) {}
     fn record_follows_from(&self, _: &Id, _: &Id) {}
     fn event(&self, event: &Event<'_>) {
-        let mut line = Line(event.metadata().level().to_string());
+        let metadata = event.metadata();
+        let mut line = Line(format!("{} {}", metadata.level(), metadata.target()));
         event.record(&mut line);
         self.0.lock().unwrap().push(line.0);
     }
@@ -79,16 +81,47 @@ async fn tokens_and_payloads_are_never_logged() {
         let event = json!({ "eventType": "", "payload": "payload-topsecret" });
         server.post("/v1/streams/s/events", token, event).await;
     }
+    let tickets = use_tickets_and_renew(&server, &right).await;
     let lines = recorder.lines();
     let ours = lines.iter().filter(|line| line.contains("call refused")).count();
     assert!(ours >= 9, "{lines:#?}");
+    let secrets: Vec<&str> = std::iter::once("topsecret")
+        .chain([&right].into_iter().chain(&tickets).filter_map(|token| token.rsplit('.').next()))
+        .collect();
+    assert_eq!(secrets.len(), 5);
     for line in &lines {
         // The client of the tests logs in this thread too: what it says of its own requests is
         // no log of the server.
-        if line.contains("call ") || !line.contains("token=") {
-            assert!(!line.contains("topsecret") && !line.contains(&right), "{line}");
+        let of_client = [" reqwest::", " hyper_util::client::"];
+        if !of_client.iter().any(|target| line.contains(target)) {
+            assert!(!secrets.iter().any(|secret| line.contains(secret)), "{line}");
         }
     }
+}
+
+/// Uses tickets on both faces, some twice, and renews a connection by right and wrong tokens.
+async fn use_tickets_and_renew(server: &Server, right: &str) -> Vec<String> {
+    let mut tickets = Vec::new();
+    for _ in 0..3 {
+        let issued = server.post("/v1/tickets", right, json!({})).await.json();
+        tickets.push(issued["ticket"].as_str().unwrap().to_owned());
+    }
+    for _ in 0..2 {
+        drop(connect_async(format!("ws://{}/v1/ws?ticket={}", server.addr, tickets[0])).await);
+        let path = format!("/v1/channels/news/sse?ticket={}", tickets[1]);
+        drop(server.client.get(server.url(&path)).send().await);
+    }
+    let wrong = format!("/v1/channels/news/sse?ticket={}", tickets[2]);
+    assert_eq!(server.get(&wrong, right).await.status, 400);
+    let mut client = Client::connect(server, right).await;
+    for (token, event) in
+        [(right, "ack"), ("a.topsecret.c", "exception"), ("topsecret", "exception")]
+    {
+        assert_eq!(client.ask("renew", json!({ "token": token })).await["event"], event);
+    }
+    let payload = json!({ "channel": "news", "type": "t", "data": "payload-topsecret" });
+    client.ask("publish", payload).await;
+    tickets
 }
 
 #[tokio::test]

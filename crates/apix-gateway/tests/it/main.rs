@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test that fails should say where
 
 mod auth;
+mod authorisation;
 mod bed;
 mod cloudevents;
 mod edge;
