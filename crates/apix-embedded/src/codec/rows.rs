@@ -7,9 +7,7 @@ use bytestring::ByteString;
 use super::group::{read_attempts, write_attempts};
 use super::wire::{Decoder, Encoder};
 use crate::group::StreamNo;
-
-/// What every index row begins with: how a row is found in a log that cannot be opened.
-pub(crate) const INDEX_MARK: &[u8; 8] = b"APIXidx1";
+use crate::store::MARK_BYTES;
 
 /// One event in the index of its commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,12 +19,11 @@ pub(crate) struct IndexRecord {
     pub(crate) feed: u64,
 }
 
-/// The index of one commit: `flushed` is the position up to which events were known to be flushed
-/// when it was written.
-pub(crate) fn encode_index(flushed: u64, events: &[IndexRecord]) -> Vec<u8> {
-    let mut out = Encoder::with_capacity(32 + events.len() * 14);
-    out.raw(INDEX_MARK);
-    out.raw(&flushed.to_le_bytes());
+/// The index of one commit, behind the mark that says up to which position events were known to
+/// be flushed when it was written.
+pub(crate) fn encode_index(mark: &[u8; MARK_BYTES], events: &[IndexRecord]) -> Vec<u8> {
+    let mut out = Encoder::with_capacity(40 + events.len() * 14);
+    out.raw(mark);
     out.number(events.len() as u64);
     for event in events {
         out.number(event.stream);
@@ -40,10 +37,7 @@ pub(crate) fn encode_index(flushed: u64, events: &[IndexRecord]) -> Vec<u8> {
 /// Reads the index of one commit.
 pub(crate) fn decode_index(row: Bytes) -> Option<Vec<IndexRecord>> {
     let mut from = Decoder::sealed(row)?;
-    if from.raw(8)? != INDEX_MARK[..] {
-        return None;
-    }
-    from.raw(8)?;
+    from.raw(MARK_BYTES)?;
     let count = from.number()?;
     let mut events = Vec::new();
     for _ in 0..count {
@@ -182,7 +176,7 @@ mod tests {
     fn rows_read_back() {
         let id = MessageId::new(1_764_000_000_000, 3);
         let events = vec![IndexRecord { stream: 7, id, bytes: 250, feed: 0 }; 3];
-        assert_eq!(decode_index(encode_index(9, &events).into()).unwrap(), events);
+        assert_eq!(decode_index(encode_index(&[9; MARK_BYTES], &events).into()).unwrap(), events);
         let key = KeyRecord { stream: 1, key: "k".into(), digest: [7; 16], id, at_ms: 5 };
         assert_eq!(decode_keys(encode_keys(std::slice::from_ref(&key)).into()).unwrap(), [key]);
         let stream = StreamRecord {

@@ -7,6 +7,7 @@
 mod batch;
 mod change_rows;
 mod fault;
+mod flush_mark;
 mod image;
 mod log_check;
 mod reader;
@@ -15,6 +16,7 @@ mod writer;
 
 pub(crate) use batch::{Batch, Change};
 pub(crate) use fault::{StoreFault, damaged};
+pub(crate) use flush_mark::MARK_BYTES;
 pub(crate) use reader::{ReadPool, Wanted};
 
 pub(crate) use writer::{Store, StoreOptions};

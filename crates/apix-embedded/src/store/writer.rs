@@ -12,6 +12,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use super::batch::Batch;
 use super::change_rows::write_change;
 use super::fault::{StoreFault, damaged};
+use super::flush_mark::{FlushMarks, MARK_BYTES};
 use super::{log_check, schema};
 use crate::codec::rows::{decode_index, encode_index, encode_keys};
 use crate::group::GroupNo;
@@ -34,6 +35,7 @@ pub(crate) struct StoreOptions {
 pub(crate) struct Store {
     connection: Connection,
     log: PathBuf,
+    marks: FlushMarks,
     /// Whether a commit that asks for it is flushed at once.
     flush_at_once: bool,
     flushing: bool,
@@ -56,7 +58,8 @@ impl Store {
     pub(crate) fn open(folder: &Path, options: StoreOptions, must_flush: bool) -> Result<Self> {
         let path = folder.join(DATA_FILE);
         let log = folder.join(format!("{DATA_FILE}-wal"));
-        let claimed = log_check::claimed(&log).map_err(flush_failed)?;
+        let marks = FlushMarks::open(folder).map_err(flush_failed)?;
+        let claimed = log_check::claimed(&log, &marks).map_err(flush_failed)?;
         let mut connection = Connection::open(&path)?;
         // A damaged log is left as it is; an orderly end empties it by itself.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -73,6 +76,7 @@ impl Store {
         let mut store = Self {
             connection,
             log,
+            marks,
             flush_at_once: options.durability == Durability::Disk,
             flushing: true,
             log_bytes: 0,
@@ -133,7 +137,7 @@ impl Store {
             self.flushing = flush;
         }
         let transaction = self.connection.transaction()?;
-        let mut bytes = write_events(&transaction, batch, self.flushed_pos)?;
+        let mut bytes = write_events(&transaction, batch, &self.marks.make(self.flushed_pos))?;
         for change in &batch.changes {
             bytes += write_change(&transaction, change)?;
         }
@@ -217,7 +221,11 @@ pub(super) fn one_blob(
 }
 
 /// Writes events, their index and their keys. Returns how many bytes.
-fn write_events(connection: &Connection, batch: &Batch, flushed: u64) -> rusqlite::Result<usize> {
+fn write_events(
+    connection: &Connection,
+    batch: &Batch,
+    mark: &[u8; MARK_BYTES],
+) -> rusqlite::Result<usize> {
     let mut bytes = 0;
     if !batch.entries.is_empty() {
         let mut insert = connection
@@ -227,7 +235,7 @@ fn write_events(connection: &Connection, batch: &Batch, flushed: u64) -> rusqlit
             insert.execute(params![signed(pos), signed(index.stream), &entry[..]])?;
             bytes += entry.len() + 12;
         }
-        let row = encode_index(flushed, &batch.index);
+        let row = encode_index(mark, &batch.index);
         bytes += row.len();
         connection
             .prepare_cached("INSERT INTO commit_index (first_pos, data) VALUES (?1, ?2)")?

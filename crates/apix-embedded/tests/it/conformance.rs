@@ -36,7 +36,7 @@ impl Subject for OnDisk {
     async fn restart(&self) -> Option<Arc<dyn Broker>> {
         let mut now = self.now.lock().await;
         let left = tempfile::tempdir().unwrap();
-        for name in ["apix.db", "apix.db-wal"] {
+        for name in ["apix.db", "apix.db-wal", "apix.seal"] {
             let from = now.1.path().join(name);
             if from.exists() {
                 std::fs::copy(from, left.path().join(name)).unwrap();

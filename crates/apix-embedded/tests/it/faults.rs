@@ -126,7 +126,7 @@ async fn damage_in_the_middle_of_the_log_is_not_cut_off_silently() {
         add(&broker, &stream("orders"), 880_000 + n).await;
     }
     let killed = tempfile::tempdir().unwrap();
-    for name in ["apix.db", "apix.db-wal"] {
+    for name in ["apix.db", "apix.db-wal", "apix.seal"] {
         std::fs::copy(folder.path().join(name), killed.path().join(name)).unwrap();
     }
     broker.close().await;

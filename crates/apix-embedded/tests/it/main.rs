@@ -9,6 +9,7 @@ mod cut;
 mod faults;
 mod ledger;
 mod load;
+mod marks;
 mod model;
 mod property;
 mod scene;

@@ -396,7 +396,7 @@ impl Pair {
         if killed {
             // What a kill leaves is what the operating system has: the files as they are.
             let left = tempfile::tempdir().unwrap();
-            for name in ["apix.db", "apix.db-wal"] {
+            for name in ["apix.db", "apix.db-wal", "apix.seal"] {
                 let _ = std::fs::copy(folder.path().join(name), left.path().join(name));
             }
             self.broker.close().await;
