@@ -87,7 +87,7 @@ macro_rules! scripts {
 }
 
 scripts! {
-    nothing: [glance],
+    nothing: [glance, confirm],
     append: [append, hybrid],
     stream: [make_stream, configure_stream, delete_stream, trim, stored_bytes],
     group: [

@@ -1,6 +1,7 @@
 //! Acknowledging, rejecting, giving up and extending deliveries.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use apix::dead_letter::kept_reason;
 use apix::{
@@ -21,51 +22,78 @@ const PINS_AT_MOST: Duration = Duration::from_secs(60);
 /// The longest delay or lease that is taken as it is; what is longer is this long.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 
-/// A receipt with less than this left of its lease is checked.
-const SURE_FOR: Duration = Duration::from_millis(20);
+/// Receipts that one call of a script settles.
+const PAGE: usize = 1_000;
 
 impl Shared {
+    /// Whose delivery it is is always checked where it is acknowledged: that it was held a moment
+    /// ago says nothing, as a seek, a retry or a shorter lease may have come in between.
     pub(crate) async fn acknowledge(
         &self,
         group: &GroupKey,
         receipts: &[Receipt],
     ) -> Result<Acknowledged> {
         let local = self.local_group(group);
-        let now = Instant::now();
-        let (mut sure, mut doubtful) = (Vec::new(), Vec::new());
-        for receipt in receipts {
-            if is_sure(receipt, now) { sure.push(receipt) } else { doubtful.push(receipt) }
-        }
         let mut done = Acknowledged::default();
-        if !sure.is_empty() {
-            done.count = self.acknowledge_plain(&local, &sure).await?;
-            if done.count < sure.len() as u64 {
-                // Some are copies beside the stream, or were not pending.
-                self.acknowledge_checked(&local, &sure, &mut done).await?;
+        let mut anyones = Vec::new();
+        let mut held: BTreeMap<&str, Vec<&Receipt>> = BTreeMap::new();
+        for receipt in receipts {
+            match (&receipt.holder, receipt.message_id.partition) {
+                (Some(holder), None) => {
+                    held.entry(holder.consumer.as_str()).or_default().push(receipt);
+                }
+                // Streams have no partitions here, so nobody holds an event of one.
+                (Some(_), Some(_)) => done.lease_lost.push(receipt.message_id),
+                (None, None) => anyones.push(receipt),
+                (None, Some(_)) => {}
             }
         }
-        if !doubtful.is_empty() {
-            self.acknowledge_checked(&local, &doubtful, &mut done).await?;
-            done.lease_lost.extend(on_partitions(&doubtful));
+        for (consumer, mut receipts) in held {
+            receipts.sort_by_key(|receipt| receipt.message_id);
+            for receipts in receipts.chunks(PAGE) {
+                self.acknowledge_held(&local, consumer, receipts, &mut done).await?;
+            }
+        }
+        if !anyones.is_empty() {
+            let count = self.acknowledge_plain(&local, &anyones).await?;
+            done.count += count;
+            if count < anyones.len() as u64 {
+                // Some are copies beside the stream, or were not pending.
+                self.acknowledge_checked(&local, &anyones, &mut done).await?;
+            }
         }
         Ok(done)
     }
 
-    /// One XACK; and, for what may have been tried before, no more memory of that.
-    async fn acknowledge_plain(&self, local: &LocalGroup, receipts: &[&Receipt]) -> Result<u64> {
-        let ids: Vec<String> = ids(receipts);
-        let mut tried: Vec<&str> = Vec::new();
-        for (receipt, id) in receipts.iter().zip(&ids) {
-            let count = receipt.holder.as_ref().and_then(|holder| holder.delivery_count);
-            if count != Some(1) {
-                tried.push(id);
-            }
+    /// What this consumer holds, in the order of ids. Of what it does not, it is found out why.
+    async fn acknowledge_held(
+        &self,
+        local: &LocalGroup,
+        consumer: &str,
+        receipts: &[&Receipt],
+        done: &mut Acknowledged,
+    ) -> Result<()> {
+        let mut arguments = Arguments::with_keys(&[local.keys.stream(), local.keys.attempts()])
+            .and(local.name.as_str())
+            .and(consumer);
+        for receipt in receipts {
+            arguments.push(id_text(receipt.message_id));
+            arguments.push(count_text(receipt));
         }
+        let reply = self.group_script(&self.scripts.confirm, local, &arguments).await?.reply()?;
+        let [count, rest @ ..] = reply.array() else { return Err(malformed("no count")) };
+        done.count += count.count().ok_or_else(|| malformed("no count"))?;
+        let place = |place: &Reply| receipts.get(usize::try_from(place.count()?).ok()?).copied();
+        let rest: Vec<&Receipt> = rest.iter().filter_map(place).collect();
+        if rest.is_empty() { Ok(()) } else { self.acknowledge_checked(local, &rest, done).await }
+    }
+
+    /// Whoever holds them: one XACK, and no more memory of what was tried before.
+    async fn acknowledge_plain(&self, local: &LocalGroup, receipts: &[&Receipt]) -> Result<u64> {
+        let ids: Vec<String> = receipts.iter().map(|receipt| id_text(receipt.message_id)).collect();
         let mut pipeline = Pipeline::default();
         push_with_ids(&mut pipeline, &["XACK", local.keys.stream(), local.name.as_str()], &ids);
-        if !tried.is_empty() {
-            pipeline.push(&["EXISTS", local.keys.attempts()]);
-        }
+        pipeline.push(&["EXISTS", local.keys.attempts()]);
         let link = self.link(local.keys.stream());
         let replies = link.call(pipeline).await?;
         let acknowledged = replies.first().ok_or_else(|| malformed("no reply"))?.cursor()?.int()?;
@@ -75,7 +103,7 @@ impl Shared {
         let any_tried = replies.get(1).is_some_and(|exists| exists.0 == ":1\r\n");
         if any_tried && acknowledged == receipts.len() as u64 {
             let mut pipeline = Pipeline::default();
-            push_with_ids(&mut pipeline, &["HDEL", local.keys.attempts()], &tried);
+            push_with_ids(&mut pipeline, &["HDEL", local.keys.attempts()], &ids);
             link.call(pipeline).await?;
         }
         Ok(acknowledged)
@@ -88,9 +116,7 @@ impl Shared {
         done: &mut Acknowledged,
     ) -> Result<()> {
         let mut arguments = Self::group_arguments(local, "");
-        let receipts: Vec<_> =
-            receipts.iter().filter(|receipt| receipt.message_id.partition.is_none()).collect();
-        for receipt in &receipts {
+        for receipt in receipts {
             push_receipt(&mut arguments, receipt);
         }
         let script = &self.scripts.acknowledge;
@@ -172,27 +198,6 @@ fn milliseconds(duration: Duration) -> String {
     duration.min(LONGEST).as_millis().to_string()
 }
 
-/// Whether the holder need not be checked: anyone will do, or it is sure to hold.
-fn is_sure(receipt: &Receipt, now: Instant) -> bool {
-    receipt.message_id.partition.is_none()
-        && match &receipt.holder {
-            None => true,
-            Some(holder) => holder.held_until.is_some_and(|until| until > now + SURE_FOR),
-        }
-}
-
-/// Streams have no partitions here, so nobody holds an event of one.
-fn on_partitions<'a>(receipts: &'a [&Receipt]) -> impl Iterator<Item = MessageId> + 'a {
-    receipts
-        .iter()
-        .filter(|receipt| receipt.message_id.partition.is_some() && receipt.holder.is_some())
-        .map(|receipt| receipt.message_id)
-}
-
-fn ids(receipts: &[&Receipt]) -> Vec<String> {
-    receipts.iter().map(|receipt| id_text(receipt.message_id)).collect()
-}
-
 fn push_with_ids(pipeline: &mut Pipeline, command: &[&str], ids: &[impl AsRef<[u8]>]) {
     pipeline.begin(command.len() + ids.len());
     for part in command {
@@ -213,8 +218,12 @@ fn push_receipt(arguments: &mut Arguments, receipt: &Receipt) {
     };
     arguments.push(id);
     arguments.push(holder.map_or("", |holder| holder.consumer.as_str()));
-    let count = holder.and_then(|holder| holder.delivery_count);
-    arguments.push(count.map(|count| count.to_string()).unwrap_or_default());
+    arguments.push(count_text(receipt));
+}
+
+fn count_text(receipt: &Receipt) -> String {
+    let count = receipt.holder.as_ref().and_then(|holder| holder.delivery_count);
+    count.map(|count| count.to_string()).unwrap_or_default()
 }
 
 fn settled(local: &LocalGroup, id: MessageId, raw: &Raw) -> Result<Settled> {

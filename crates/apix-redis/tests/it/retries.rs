@@ -97,8 +97,55 @@ async fn a_hundred_thousand_parked_events_slow_nobody() {
     }
     with.sort();
     without.sort();
-    let ratio = with[4].as_secs_f64() / without[4].as_secs_f64();
+    // The best of each, as whatever else the machine does only adds.
+    let ratio = with[0].as_secs_f64() / without[0].as_secs_f64();
     assert!(ratio < 1.25, "{ratio}: {with:?} {without:?}");
+}
+
+#[tokio::test]
+async fn a_late_acknowledgement_takes_nothing_from_the_next_holder() {
+    let server = RedisServer::start().await;
+    let (tenant, other) = (Tenant::on(&server).await, Tenant::on(&server).await);
+    tenant.set_lease(60_000).await;
+    // By its receipt, the first consumer is sure to hold each of these for a minute.
+    let late = async |first: &apix::Delivery, next: &apix::Delivery| {
+        assert_eq!(first.event.message_id, next.event.message_id);
+        let receipts = [first.receipt()];
+        let done = tenant.broker.acknowledge(&tenant.group, &receipts).await.unwrap();
+        assert_eq!((done.count, done.lease_lost), (0, vec![first.event.message_id]));
+        assert_eq!(other.acknowledge(std::slice::from_ref(next)).await, 1);
+    };
+    tenant.add(1).await;
+    let first = tenant.read_one("a").await;
+    other.broker.seek_group(&other.group, apix::SeekTo::Start).await.unwrap();
+    late(&first, &other.read_one("b").await).await;
+
+    tenant.add(2).await;
+    let first = tenant.read_one("a").await;
+    tenant.retry(&first, 0).await.unwrap();
+    late(&first, &other.read_one("b").await).await;
+
+    tenant.add(3).await;
+    let first = tenant.read_one("a").await;
+    let shorter = Settlement::Extend { lease: Duration::from_millis(50) };
+    let settled = vec![(first.receipt(), shorter)];
+    tenant.broker.settle(&tenant.group, settled).await.unwrap().remove(0).unwrap();
+    late(&first, &other.read_one("b").await).await;
+}
+
+#[tokio::test]
+async fn acknowledgements_of_what_lies_apart_and_of_what_comes_twice_are_counted_once() {
+    let server = RedisServer::start().await;
+    let tenant = Tenant::on(&server).await;
+    tenant.add_many(10).await;
+    let mut came = tenant.read("a", 3, 1_000).await;
+    came.extend(tenant.read("b", 4, 1_000).await);
+    came.extend(tenant.read("a", 3, 1_000).await);
+    assert_eq!(came.len(), 10);
+    let some = [came[9].clone(), came[0].clone(), came[0].clone(), came[4].clone()];
+    assert_eq!(tenant.acknowledge(&some).await, 3);
+    assert_eq!(tenant.acknowledge(&came).await, 7);
+    assert_eq!(tenant.acknowledge(&came).await, 0);
 }
 
 #[tokio::test]
