@@ -139,6 +139,16 @@ impl Event {
 
     /// Checks every part against its limit and completes what was left out.
     pub fn checked(self, user_id: Option<&ByteString>, limits: &Limits) -> Result<NewEvent> {
+        self.checked_for(None, user_id, limits)
+    }
+
+    /// As [`checked`](Self::checked), for an event that is shown on `channel` too.
+    pub fn checked_for(
+        self,
+        channel: Option<&ChannelName>,
+        user_id: Option<&ByteString>,
+        limits: &Limits,
+    ) -> Result<NewEvent> {
         check_label("eventType", &self.event_type)?;
         check_size("payload", self.payload.len(), limits.max_payload_bytes)?;
         if let Some(metadata) = &self.metadata {
@@ -157,7 +167,7 @@ impl Event {
             None => None,
             Some(key) => {
                 check_label("idempotencyKey", key)?;
-                Some(Idempotency { key: key.clone(), digest: self.digest() })
+                Some(Idempotency { key: key.clone(), digest: self.digest(channel) })
             }
         };
         Ok(NewEvent {
@@ -173,8 +183,8 @@ impl Event {
     }
 
     /// What makes two bodies under one idempotency key the same: everything that the producer
-    /// gave but the timestamp, which a retry may set anew.
-    fn digest(&self) -> [u8; 16] {
+    /// gave but the timestamp, which a retry may set anew, and where it is shown.
+    fn digest(&self, channel: Option<&ChannelName>) -> [u8; 16] {
         let mut hash = Sha256::new();
         let metadata = self.metadata.as_ref().map(Json::as_str);
         let parts = [
@@ -183,6 +193,7 @@ impl Event {
             metadata,
             self.key.as_deref(),
             self.user_id.as_deref(),
+            channel.map(ChannelName::as_str),
         ];
         for part in parts {
             match part {
@@ -425,11 +436,13 @@ mod tests {
         let mut first = event();
         let mut second = event();
         first.timestamp = Some(Timestamp::now());
-        assert_eq!(first.digest(), second.digest());
+        assert_eq!(first.digest(None), second.digest(None));
         second.key = Some("k".into());
-        assert_ne!(first.digest(), second.digest());
+        assert_ne!(first.digest(None), second.digest(None));
+        let channel = ChannelName::new("news").unwrap();
+        assert_ne!(first.digest(Some(&channel)), first.digest(None));
         first.user_id = Some("k".into());
-        assert_ne!(first.digest(), second.digest());
+        assert_ne!(first.digest(None), second.digest(None));
     }
 
     #[test]

@@ -78,6 +78,9 @@ struct Gap {
     to: MessageId,
     /// Whether there was an event of this channel at `to`: if it is not found, it is lost.
     ends_with_event: bool,
+    /// Whether its first event has to name one before it: what is before the gap was given
+    /// without an epoch, and only the chain can show that it is of this life.
+    must_connect: bool,
     scanned: Option<MessageId>,
 }
 
@@ -264,6 +267,7 @@ impl LiveSubscription {
             epoch: origin.epoch.clone(),
             to: origin.message_id,
             ends_with_event: true,
+            must_connect: false,
             scanned: None,
         }));
         None
@@ -301,15 +305,20 @@ impl LiveSubscription {
         Ok(())
     }
 
-    fn found(&mut self, gap: Gap, page: RangePage) {
+    fn found(&mut self, mut gap: Gap, page: RangePage) {
         let Some(seen) = self.seen.get_mut(&gap.stream) else { return };
         let lost = || Step::Tell(LiveUpdate::Missed { count: None, recoverable: false });
         let mut steps = Vec::with_capacity(page.events.len() + 2);
         for event in &page.events {
             // What lies between what was seen and the one before this event is gone.
-            if event.prev_message_id.is_some_and(|previous| previous > seen.id) {
+            let follows = match event.prev_message_id {
+                Some(previous) => previous <= seen.id,
+                None => !gap.must_connect,
+            };
+            if !follows {
                 steps.push(lost());
             }
+            gap.must_connect = false;
             seen.id = event.message_id;
             let (stream, epoch) = (gap.stream.clone(), gap.epoch.clone());
             let message = Message::of_stored(&self.channel, event, stream, epoch);
@@ -353,7 +362,14 @@ impl LiveSubscription {
     fn plan_read(&mut self, stream: &StreamName, epoch: Epoch, to: Option<MessageId>) {
         if let Some(to) = to {
             let stream = stream.clone();
-            let gap = Gap { stream, epoch, to, ends_with_event: true, scanned: None };
+            let gap = Gap {
+                stream,
+                epoch,
+                to,
+                ends_with_event: true,
+                must_connect: false,
+                scanned: None,
+            };
             self.next.push_back(Step::Read(gap));
         }
     }
@@ -376,25 +392,31 @@ impl LiveSubscription {
             // A stream that the position does not name began to feed the channel after it: all
             // that it has of the channel is new.
             if let (Some(epoch), false) = (&feed.epoch, positions.contains_key(&feed.stream)) {
-                self.resume_stream(feed, epoch.clone(), MessageId::MIN);
+                let position = Position { id: MessageId::MIN, epoch: Some(epoch.clone()) };
+                self.resume_stream(feed, epoch.clone(), &position);
             }
         }
         for (stream, position) in positions {
             let feed = feeds.iter().find(|feed| feed.stream == stream);
             match feed.and_then(|feed| Some((feed, resumable(feed, &position)?))) {
-                Some((feed, epoch)) => self.resume_stream(feed, epoch, position.id),
+                Some((feed, epoch)) => self.resume_stream(feed, epoch, &position),
                 None => self.tell_unrecoverable(),
             }
         }
         Ok(())
     }
 
-    fn resume_stream(&mut self, feed: &Feed, epoch: Epoch, since: MessageId) {
+    fn resume_stream(&mut self, feed: &Feed, epoch: Epoch, position: &Position) {
+        let since = position.id;
         self.seen.insert(feed.stream.clone(), Seen { id: since, epoch: Some(epoch.clone()) });
+        // A bare id may be of an earlier life of the stream. Then it is above every event of this
+        // channel, or the first one after it names none before.
+        let bare = position.epoch.is_none() && since > MessageId::MIN;
+        let unknown = bare && feed.tip.is_none_or(|tip| tip < since);
         // Where the record of the channel's last event has expired, the whole rest is read, and
         // only what was trimmed tells of a loss.
-        let trimmed = feed.trimmed_to.is_some_and(|trimmed| trimmed > since);
-        if feed.tip.is_none() && trimmed {
+        let trimmed = feed.tip.is_none() && feed.trimmed_to.is_some_and(|trimmed| trimmed > since);
+        if unknown || trimmed {
             self.tell_unrecoverable();
         }
         let to = feed.tip.or(feed.last_id).unwrap_or(MessageId::MIN);
@@ -404,6 +426,7 @@ impl LiveSubscription {
                 epoch,
                 to,
                 ends_with_event: feed.tip.is_some(),
+                must_connect: bare && !unknown,
                 scanned: None,
             }));
         }

@@ -485,11 +485,15 @@ impl TenantMessagingService {
         options: &HybridOptions,
     ) -> Result<HybridReceipt> {
         let HybridOptions { stream_name, realtime_channel, .. } = options;
+        // A name that is not used is checked too: it is as wrong as one that is.
+        StreamName::new(stream_name.as_str())?;
+        ChannelName::new(realtime_channel.as_str())?;
         match (options.persist_to_stream, options.notify_realtime) {
             (true, true) => {
                 let stream = writable_stream(ctx, stream_name)?;
                 let channel = publishable_channel(ctx, realtime_channel)?;
-                let event = event.checked(ctx.user_id(), &self.limits)?;
+                let shown_on = Some(channel.channel());
+                let event = event.checked_for(shown_on, ctx.user_id(), &self.limits)?;
                 let HybridAppended { message_id, repeated, subscriber_count } =
                     self.broker.publish_hybrid(&stream, &channel, event).await?;
                 Ok(HybridReceipt {
@@ -509,6 +513,9 @@ impl TenantMessagingService {
                     repeated: one.repeated,
                 })
             }
+            (false, true) if event.idempotency_key.is_some() => Err(Error::invalid(
+                "an idempotencyKey needs persistToStream: what is not stored cannot be recognised",
+            )),
             (false, true) => {
                 let message = NewMessage {
                     message_type: event.event_type,

@@ -313,7 +313,11 @@ mod tests {
         }
         quiet.send(message(0));
         assert!(matches!(from_quiet.recv().await, Some(Update::Message(_))));
-        assert!(matches!(from_busy.recv().await, Some(Update::Missed { count: Some(80..), .. })));
+        let missed = from_busy.recv().await;
+        assert!(
+            matches!(missed, Some(Update::Missed { count: Some(50..), .. })),
+            "the budget holds far less than a hundred: {missed:?}"
+        );
         drop((from_busy, from_quiet));
         assert_eq!(budget.used.load(Ordering::Relaxed), 0);
     }

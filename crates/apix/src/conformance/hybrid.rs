@@ -1,5 +1,7 @@
 //! Persisted, then shown; and who returns catches up without a gap, or is told.
 
+use std::time::Duration;
+
 use super::observed::Operation;
 use super::world::{World, event, next, next_ids};
 use super::{Case, silent, test};
@@ -159,17 +161,22 @@ async fn messages_and_hybrid_events_share_a_channel(world: World) {
 }
 
 async fn a_stream_made_again_is_noticed(world: World) {
-    world.show(1).await;
+    let first = world.show(1).await.message_id;
     let mut live = world.listen(None).await;
     let position = live.position();
     world.broker.delete_stream(&world.stream()).await.unwrap();
     let returned = world.listen(Some(Since::Streams(position.clone()))).await;
     told(returned).await;
+    // An id holds milliseconds: those of two lives differ once the clock has moved on.
+    tokio::time::sleep(Duration::from_millis(5)).await;
     let new = world.show(2).await.message_id;
     // Who stayed is told, and gets the new event; who returns is told.
     assert!(matches!(next(&mut live).await, LiveUpdate::Missed { .. }));
     assert_eq!(next_ids(&mut live, 1).await, [new]);
     told(world.listen(Some(Since::Streams(position))).await).await;
+    // A bare id of the earlier life is below those of this one, and still not taken for one.
+    world.show(3).await;
+    told(world.listen(Some(Since::Id(first))).await).await;
     let ahead = MessageId::new(new.ms + 1_000_000, 0);
     told(world.listen(Some(Since::Id(ahead))).await).await;
 }
