@@ -190,7 +190,8 @@ impl Connection {
     /// Serves the client until there is a reason to close; none if the client said goodbye.
     async fn serve(&mut self) -> Result<Option<CloseReason>, Stuck> {
         let mut draining = pin!(self.gateway.draining().clone().cancelled_owned());
-        let mut expired = pin!(self.session.caller().expiry.reached());
+        let mut expiry = self.session.caller().expiry;
+        let mut expired = pin!(expiry.reached());
         loop {
             tokio::select! {
                 biased;
@@ -200,8 +201,10 @@ impl Connection {
                 request = self.incoming.recv() => match request {
                     Some(Incoming::Text(text)) => {
                         let answer = self.session.handle(&text).await;
-                        // The credential may be a new one.
-                        expired.set(self.session.caller().expiry.reached());
+                        if self.session.caller().expiry != expiry {
+                            expiry = self.session.caller().expiry;
+                            expired.set(expiry.reached());
+                        }
                         self.send(answer).await?;
                     }
                     Some(Incoming::Binary) => {

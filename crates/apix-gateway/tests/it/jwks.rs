@@ -9,11 +9,16 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::Listener;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::bed::{Server, config, eventually, memory, tenant};
 use crate::tokens::{
@@ -42,6 +47,12 @@ impl Issuer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (count, say) = (Arc::clone(&fetches), Arc::clone(&answer));
+        let router = Self::router(count, say);
+        let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { addr, fetches, answer, task }
+    }
+
+    fn router(count: Arc<AtomicUsize>, say: Arc<Mutex<(StatusCode, String)>>) -> Router {
         let serve = move || {
             count.fetch_add(1, Ordering::SeqCst);
             let (status, body) = say.lock().unwrap().clone();
@@ -49,9 +60,28 @@ impl Issuer {
             async move { (status, location, body).into_response() as Response }
         };
         let elsewhere = set(&[rsa("elsewhere", RSA_PUBLIC)]);
-        let router = Router::new()
+        Router::new()
             .route("/jwks", get(serve))
-            .route("/elsewhere", get(|| async move { elsewhere }));
+            .route("/elsewhere", get(|| async move { elsewhere }))
+    }
+
+    /// As `publishing`, over TLS with a certificate of the tests' own authority.
+    async fn publishing_over_tls(keys: &[Value]) -> Self {
+        let fetches = Arc::new(AtomicUsize::new(0));
+        let answer = Arc::new(Mutex::new((StatusCode::OK, set(keys))));
+        let router = Self::router(Arc::clone(&fetches), Arc::clone(&answer));
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = tcp.local_addr().unwrap();
+        let chain = CertificateDer::from_pem_slice(include_bytes!("keys/tls_cert.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(include_bytes!("keys/tls_key.pem")).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![chain], key)
+            .unwrap();
+        let listener = Tls { tcp, acceptor: TlsAcceptor::from(Arc::new(config)) };
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { addr, fetches, answer, task }
     }
@@ -69,6 +99,30 @@ impl Issuer {
         let algorithms = vec![Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
         let tenants = vec!["t-*".to_owned()];
         Jwks { source, algorithms, tenants, issuer: None, audience: None, ca: None }
+    }
+}
+
+/// Speaks TLS with what connects; what cannot is let go.
+struct Tls {
+    tcp: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl Listener for Tls {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        loop {
+            let (stream, addr) = self.tcp.accept().await.unwrap();
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, addr);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.tcp.local_addr()
     }
 }
 
@@ -196,6 +250,24 @@ async fn a_set_is_not_looked_for_where_the_issuer_sends_to_and_not_read_without_
         eventually(|| async { (issuer.fetches() > before).then_some(()) }).await;
         assert_eq!(status(&server, &elsewhere).await, 503);
     }
+}
+
+#[tokio::test]
+async fn an_issuer_over_tls_is_believed_by_its_certificate_alone() {
+    let issuer = Issuer::publishing_over_tls(&[rsa("r1", RSA_PUBLIC)]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, include_bytes!("keys/tls_ca.pem")).unwrap();
+    let jwks = |ca: Option<std::path::PathBuf>| {
+        let source = JwksSource::Url(format!("https://localhost:{}/jwks", issuer.addr.port()));
+        Jwks { source, ca, ..issuer.jwks() }
+    };
+    let right = by_rsa(RSA, &claims(&tenant()), Some("r1"));
+    let server = Server::with(memory().await, trusting([jwks(Some(ca))])).await;
+    assert_eq!(status(&server, &right).await, 200);
+    let server = Server::with(memory().await, trusting([jwks(None)])).await;
+    assert_eq!(status(&server, &right).await, 503);
+    assert_eq!(issuer.fetches(), 1);
 }
 
 #[tokio::test]
