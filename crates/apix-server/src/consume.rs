@@ -133,7 +133,10 @@ impl Consumer {
                     handled += self.handle_all(batch).await?;
                 }
                 Err(fault) if reached && class_of(&fault) == Class::Unreachable => {
-                    eprintln!("{fault:#}; trying again in {:.1} s", delay.as_secs_f64());
+                    crate::terminal::say(format_args!(
+                        "{fault:#}; trying again in {:.1} s",
+                        delay.as_secs_f64()
+                    ));
                     tokio::select! {
                         () = tokio::time::sleep(delay) => {}
                         () = signals::asked(self.stop.clone()) => break,
@@ -245,7 +248,10 @@ impl Consumer {
     }
 
     async fn reject(&self, delivery: &Delivery, reason: &str) -> Result<()> {
-        eprintln!("{}: {reason}; rejected, it comes back later", delivery.message_id);
+        crate::terminal::say(format_args!(
+            "{}: {reason}; rejected, it comes back later",
+            delivery.message_id
+        ));
         let body = json!({
             "messageId": delivery.message_id,
             "consumer": self.consumer,
@@ -277,7 +283,7 @@ impl Consumer {
         let request = self.client.request(Method::POST, &self.path(call))?.json(body);
         let Err(fault) = self.client.send(request).await else { return Ok(()) };
         if class_of(&fault) == Class::Unreachable || has_code(&fault, "lease_lost") {
-            eprintln!("{fault:#}; events of this batch may come again");
+            crate::terminal::say(format_args!("{fault:#}; events of this batch may come again"));
             return Ok(());
         }
         Err(fault)

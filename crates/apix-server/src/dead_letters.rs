@@ -155,7 +155,7 @@ async fn list(client: &Client, path: &[&str], limit: Option<u64>, json: bool) ->
     }
     if table.is_empty() {
         if !json {
-            eprintln!("no dead letters");
+            crate::terminal::say(format_args!("no dead letters"));
         }
         return Ok(());
     }

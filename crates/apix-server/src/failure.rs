@@ -97,7 +97,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let line = format!("{error:#}").replace(['\n', '\r'], " ");
-    eprintln!("apix: {line}");
+    crate::terminal::say(format_args!("apix: {line}"));
     ExitCode::from(class_of(error).exit_code())
 }
 

@@ -151,7 +151,7 @@ async fn list(client: &Client, stream: &str, json: bool) -> Result<()> {
     }
     let groups: Vec<Group> = serde_json::from_value(answer["groups"].clone())?;
     if groups.is_empty() {
-        eprintln!("{stream} has no groups yet; the first read makes one");
+        crate::terminal::say(format_args!("{stream} has no groups yet; the first read makes one"));
         return Ok(());
     }
     print_groups(&groups)

@@ -55,7 +55,9 @@ impl Lines {
         let source: Box<dyn AsyncRead + Send + Unpin> = match argument {
             None | Some("-") => {
                 if std::io::stdin().is_terminal() {
-                    eprintln!("reading lines from the terminal; Ctrl-D ends them");
+                    crate::terminal::say(format_args!(
+                        "reading lines from the terminal; Ctrl-D ends them"
+                    ));
                 }
                 Box::new(tokio::io::stdin())
             }

@@ -53,7 +53,7 @@ pub(crate) async fn follow(client: &Client, args: &Consume) -> Result<()> {
             Ok(events) => events,
             Err(fault) if class_of(&fault) == Class::Unreachable => {
                 if reached {
-                    eprintln!("{fault:#}; trying again");
+                    crate::terminal::say(format_args!("{fault:#}; trying again"));
                 }
                 (reached, pause) = (false, LONGEST_PAUSE);
                 Vec::new()
@@ -87,7 +87,9 @@ async fn after_the_last(client: &Client, stream: &str) -> Result<String> {
         Ok(Stats { last_id: Some(last) }) => Ok(format!("({last}")),
         Ok(Stats { last_id: None }) => Ok("0-0".to_owned()),
         Err(fault) if has_code(&fault, "not_found") => {
-            eprintln!("there is no stream {stream:?} yet; waiting for its first event");
+            crate::terminal::say(format_args!(
+                "there is no stream {stream:?} yet; waiting for its first event"
+            ));
             Ok("0-0".to_owned())
         }
         Err(fault) => Err(fault),

@@ -50,11 +50,11 @@ pub(crate) async fn send_lines(
         progress.at(sent + refused);
     }
     let elapsed = progress.finish();
-    eprintln!(
+    crate::terminal::say(format_args!(
         "{sent} sent, {refused} lines refused, in {:.1} s ({})",
         elapsed.as_secs_f64(),
         rate_text(sent, elapsed)
-    );
+    ));
     outcome?;
     if refused > 0 {
         return Err(Failure::refused(format!("{refused} of {} lines", sent + refused)));

@@ -62,7 +62,7 @@ impl Progress {
 
     /// Writes a line above the bar.
     pub(crate) fn note(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("{text}"));
+        self.bar.suspend(|| crate::terminal::say(format_args!("{text}")));
     }
 
     /// Takes the bar away and gives the time since the start.

@@ -86,11 +86,11 @@ async fn replay(client: &Client, args: &Replay) -> Result<()> {
     let elapsed = printer.progress.finish();
     if !io::stdout().is_terminal() && io::stderr().is_terminal() {
         let count = printer.printed;
-        eprintln!(
+        crate::terminal::say(format_args!(
             "{count} events in {:.1} s ({})",
             elapsed.as_secs_f64(),
             rate_text(count, elapsed)
-        );
+        ));
     }
     done
 }

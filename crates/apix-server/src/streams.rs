@@ -121,7 +121,7 @@ async fn list(client: &Client, json: bool) -> Result<()> {
     }
     let streams: Vec<Stream> = serde_json::from_value(streams.into())?;
     if streams.is_empty() {
-        eprintln!("there are no streams yet; apix add STREAM makes one");
+        crate::terminal::say(format_args!("there are no streams yet; apix add STREAM makes one"));
         return Ok(());
     }
     let mut table = Table::new([

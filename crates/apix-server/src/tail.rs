@@ -142,7 +142,10 @@ impl<'a> Following<'a> {
             if self.shown > shown_before {
                 delay = FIRST_DELAY;
             }
-            eprintln!("{fault:#}; connecting again in {:.1} s", delay.as_secs_f64());
+            crate::terminal::say(format_args!(
+                "{fault:#}; connecting again in {:.1} s",
+                delay.as_secs_f64()
+            ));
             tokio::time::sleep(delay).await;
             delay = (delay * 2).min(LONGEST_DELAY);
         }
@@ -181,7 +184,10 @@ impl<'a> Following<'a> {
                 let count =
                     count.map_or_else(|| "messages".to_owned(), |n| format!("{n} messages"));
                 let lost = if recoverable == Some(true) { "" } else { ", which are lost" };
-                eprintln!("missed {count} on {}{lost}", printable(&channel));
+                crate::terminal::say(format_args!(
+                    "missed {count} on {}{lost}",
+                    printable(&channel)
+                ));
                 Ok(())
             }
             "exception" => {

@@ -10,6 +10,11 @@ pub(crate) fn print_line(text: &str) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
+/// Prints one line to standard error. Where nobody reads it any more, there is nobody to tell.
+pub(crate) fn say(text: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
 /// Prints a value as indented JSON.
 pub(crate) fn print_json(value: &serde_json::Value) -> io::Result<()> {
     print_line(&format!("{value:#}"))

@@ -134,7 +134,7 @@ fn check_claims(org: &str, args: &JwtArgs) -> Result<()> {
         .and_then(|tenant| TenantContext::authenticated(tenant, user, permissions.into()))
         .map_err(wrong)?;
     if args.permissions.is_empty() {
-        eprintln!("note: without --permissions the token allows nothing");
+        crate::terminal::say(format_args!("note: without --permissions the token allows nothing"));
     }
     Ok(())
 }

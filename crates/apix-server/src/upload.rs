@@ -67,13 +67,13 @@ pub(crate) async fn upload(
     let answers = tally.read(client, response).await;
     let elapsed = tally.progress.finish();
     let fault = sent.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
-    eprintln!(
+    crate::terminal::say(format_args!(
         "{} events added, {} lines refused, in {:.1} s ({})",
         tally.added,
         tally.refused,
         elapsed.as_secs_f64(),
         rate_text(tally.added, elapsed)
-    );
+    ));
     if let Some(fault) = fault {
         return Err(fault);
     }
@@ -175,8 +175,9 @@ impl Tally {
         let mut rest: Vec<u8> = Vec::new();
         while let Some(part) = arriving.next().await {
             let part = part.map_err(|fault| client.no_answer(&fault))?;
-            if self.report.json {
-                io::stdout().lock().write_all(&part)?;
+            if self.report.json && io::stdout().lock().write_all(&part).is_err() {
+                // Who read the answers has gone (`| head`); the lines are still to be added.
+                self.report.json = false;
             }
             rest.extend_from_slice(&part);
             let Some(end) = rest.iter().rposition(|&byte| byte == b'\n') else { continue };
