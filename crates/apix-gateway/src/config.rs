@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer};
 use crate::auth::Authenticator;
 use crate::cors::check_origins;
 use crate::credentials::AuthConfig;
+use crate::limits::HandshakeLimit;
 
 /// Everything that [`run`](crate::run) can be told.
 #[derive(Clone, Debug, Deserialize)]
@@ -42,6 +43,7 @@ impl GatewayConfig {
     /// not known. [`run`](crate::run) does the same before it accepts a connection.
     pub fn check(&self) -> Result<()> {
         check_origins(&self.http.allowed_origins)?;
+        HandshakeLimit::new(None, &self.http.trusted_proxies)?;
         Authenticator::new(&self.auth).map(drop)
     }
 }
@@ -78,6 +80,9 @@ pub struct HttpConfig {
     /// The origins whose pages may call from a browser, such as `https://app.example.com`
     /// (default none). There is no wildcard.
     pub allowed_origins: Vec<String>,
+    /// Addresses and blocks of them, such as `10.0.0.0/8`, whose `X-Forwarded-For` names the
+    /// client (default none).
+    pub trusted_proxies: Vec<String>,
 }
 
 impl Default for HttpConfig {
@@ -91,6 +96,7 @@ impl Default for HttpConfig {
             write_timeout: Duration::from_secs(60),
             allowed_hosts: None,
             allowed_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -109,8 +115,29 @@ pub struct LiveConfig {
     /// The most channels of one connection (default 1,000). Beyond it a subscription is refused
     /// with `too_large`.
     pub max_channels: usize,
-    /// How often a quiet WebSocket is asked for a sign of life; two unanswered questions end it
-    /// (default 25 s). Server-Sent Events carry a comment as often.
+    /// The most frames a second that one connection may send (default 1,000, and as many at once
+    /// after a quiet second; none for no limit). Beyond it the connection is closed with 4009.
+    pub max_frames_per_second: Option<u32>,
+    /// The most connections of one tenant, over all processes on the broker (default none).
+    /// Beyond it a handshake is refused with `limit`.
+    pub max_tenant_connections: Option<usize>,
+    /// The most handshakes a second from one address, or one /64 of IPv6 (default none: behind a
+    /// proxy that is not in `trusted_proxies` all clients have one address). Beyond it a
+    /// handshake is refused with `limit`, before its credential is looked at.
+    pub max_handshakes_per_second: Option<u32>,
+    /// Whether the channel `connection-status` of each tenant tells of its connections (default
+    /// yes).
+    pub connection_status: bool,
+    /// Whether the stream `connections` of each tenant gets an event for every connection that
+    /// begins or ends (default no).
+    pub connection_events: bool,
+    /// Over how long clients are asked to spread their return when the server stops (default
+    /// 5 s).
+    #[serde(deserialize_with = "duration")]
+    pub reconnect_spread: Duration,
+    /// How often a WebSocket is asked for a sign of life; one that has given none when the next
+    /// question is due is gone, so a dead client is found within two intervals (default 25 s).
+    /// Server-Sent Events carry a comment as often.
     #[serde(deserialize_with = "duration")]
     pub ping_interval: Duration,
     /// How long a WebSocket client may refuse to take what is sent to it before it is closed
@@ -125,6 +152,12 @@ impl Default for LiveConfig {
             max_frame_bytes: 2 << 20,
             queue_bytes: 1 << 20,
             max_channels: 1_000,
+            max_frames_per_second: Some(1_000),
+            max_tenant_connections: None,
+            max_handshakes_per_second: None,
+            connection_status: true,
+            connection_events: false,
+            reconnect_spread: Duration::from_secs(5),
             ping_interval: Duration::from_secs(25),
             slow_timeout: Duration::from_secs(15),
         }

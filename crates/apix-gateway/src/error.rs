@@ -39,6 +39,8 @@ pub enum ErrorCode {
     LeaseLost,
     /// Several streams feed the channel, and a bare id does not say which is meant.
     SinceAmbiguous,
+    /// Too many at once, or a second: come back later, as `Retry-After` says.
+    Limit,
     /// A body, an event, a batch or a message is larger than its limit.
     TooLarge,
     /// The body has a content type that the call does not take.
@@ -64,7 +66,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::InvalidName,
         Self::InvalidRequest,
         Self::Unauthorized,
@@ -78,6 +80,7 @@ impl ErrorCode {
         Self::IdempotencyConflict,
         Self::LeaseLost,
         Self::SinceAmbiguous,
+        Self::Limit,
         Self::TooLarge,
         Self::UnsupportedMediaType,
         Self::HostNotAllowed,
@@ -106,6 +109,7 @@ impl ErrorCode {
             Self::IdempotencyConflict => ErrorKind::IdempotencyConflict.code(),
             Self::LeaseLost => ErrorKind::LeaseLost.code(),
             Self::SinceAmbiguous => ErrorKind::SinceAmbiguous.code(),
+            Self::Limit => "limit",
             Self::TooLarge => ErrorKind::TooLarge.code(),
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::HostNotAllowed => "host_not_allowed",
@@ -132,6 +136,7 @@ impl ErrorCode {
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::HostNotAllowed => 421,
+            Self::Limit => 429,
             Self::Internal | Self::Corrupt => 500,
             Self::Unsupported => 501,
             Self::Unavailable | Self::DurabilityUnmet | Self::ShuttingDown => 503,
@@ -227,7 +232,7 @@ impl IntoResponse for ApiError {
             401 => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"apix\""))
             }
-            503 => headers.insert(RETRY_AFTER, HeaderValue::from_static("1")),
+            429 | 503 => headers.insert(RETRY_AFTER, HeaderValue::from_static("1")),
             _ => None,
         };
         response.extensions_mut().insert(self);

@@ -4,19 +4,34 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use apix::{Result, TenantMessagingService};
+use apix::{Epoch, Result, TenantMessagingService};
 use bytes::Bytes;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Authenticator;
+use crate::change::NodeId;
 use crate::config::{GatewayConfig, HttpConfig, LiveConfig};
+use crate::connections::Connections;
 use crate::cors::check_origins;
+use crate::counters::Counters;
 use crate::edge::RequestIds;
 use crate::error::{ApiError, ErrorCode};
 use crate::hub::Hub;
+use crate::limits::HandshakeLimit;
 use crate::openapi;
+use crate::peers::EndRequest;
+use crate::status::StatusBoard;
 use crate::tickets::Tickets;
+
+/// Connections of other processes that wait to be ended.
+const END_REQUESTS: usize = 64;
+
+fn node_id() -> Result<NodeId> {
+    // The same kind of name: 16 random hex digits.
+    Ok(Epoch::random()?.as_str().into())
+}
 
 /// The state of one running gateway; clones share it.
 #[derive(Clone)]
@@ -27,6 +42,11 @@ pub(crate) struct Gateway {
 struct Inner {
     service: TenantMessagingService,
     hub: Hub,
+    connections: Connections,
+    counters: Arc<Counters>,
+    status: StatusBoard,
+    handshakes: HandshakeLimit,
+    ends: mpsc::Sender<EndRequest>,
     authenticator: Authenticator,
     tickets: Tickets,
     config: GatewayConfig,
@@ -39,14 +59,30 @@ struct Inner {
 }
 
 impl Gateway {
-    pub(crate) fn new(service: TenantMessagingService, config: GatewayConfig) -> Result<Self> {
+    /// The gateway, and what it wants to have ended on other processes.
+    pub(crate) fn new(
+        service: TenantMessagingService,
+        config: GatewayConfig,
+    ) -> Result<(Self, mpsc::Receiver<EndRequest>)> {
         check_origins(&config.http.allowed_origins)?;
         let authenticator = Authenticator::new(&config.auth)?;
         let stopped = CancellationToken::new();
         let hub = Hub::new(Arc::clone(service.broker()), stopped.clone());
+        let counters = Arc::new(Counters::default());
+        let live = &config.live;
+        let status =
+            StatusBoard::new(live.connection_status, live.connection_events, Arc::clone(&counters));
+        let handshakes =
+            HandshakeLimit::new(live.max_handshakes_per_second, &config.http.trusted_proxies)?;
+        let (ends, end_requests) = mpsc::channel(END_REQUESTS);
         let inner = Inner {
             service,
             hub,
+            connections: Connections::new(node_id()?, status.clone()),
+            counters,
+            status,
+            handshakes,
+            ends,
             authenticator,
             tickets: Tickets::new()?,
             config,
@@ -57,7 +93,7 @@ impl Gateway {
             stopped,
             tasks: TaskTracker::new(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok((Self { inner: Arc::new(inner) }, end_requests))
     }
 
     pub(crate) fn service(&self) -> &TenantMessagingService {
@@ -66,6 +102,27 @@ impl Gateway {
 
     pub(crate) fn hub(&self) -> &Hub {
         &self.inner.hub
+    }
+
+    pub(crate) fn connections(&self) -> &Connections {
+        &self.inner.connections
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.inner.counters
+    }
+
+    pub(crate) fn status(&self) -> &StatusBoard {
+        &self.inner.status
+    }
+
+    pub(crate) fn handshakes(&self) -> &HandshakeLimit {
+        &self.inner.handshakes
+    }
+
+    /// Takes connections of other processes that are to end.
+    pub(crate) fn ends(&self) -> &mpsc::Sender<EndRequest> {
+        &self.inner.ends
     }
 
     pub(crate) fn authenticator(&self) -> &Authenticator {

@@ -13,13 +13,20 @@
 //! | `http/` | the calls, a resource a file |
 //! | `hub.rs` | one broker subscription for a channel, whoever follows it |
 //! | `session.rs` | one live client, whatever it speaks; `protocol.rs` has its frames, `place.rs` the channels they name |
+//! | `connections.rs`, `presence.rs` | all live connections, and who is on a channel |
+//! | `peers.rs`, `change.rs` | what the processes on one broker tell each other of them |
+//! | `status.rs`, `quality.rs` | what backends learn of connections, and how good their links are |
+//! | `limits.rs`, `counters.rs` | rates, and what is counted |
 //! | `ws.rs`, `sse.rs` | WebSocket and Server-Sent Events, which only translate |
 //! | `error.rs` | every error code with its HTTP status |
 //! | `openapi/` | the description of all of it that is served at `/openapi.json` |
 
 mod auth;
+mod change;
 mod config;
+mod connections;
 mod cors;
+mod counters;
 mod credentials;
 mod edge;
 mod error;
@@ -31,15 +38,20 @@ mod hub;
 mod jwks;
 mod jwt;
 mod key_set;
+mod limits;
 mod openapi;
+mod peers;
 mod place;
+mod presence;
 mod protocol;
 mod public_key;
+mod quality;
 mod remote_set;
 mod server;
 mod session;
 mod sse;
 mod stall;
+mod status;
 mod tickets;
 mod trust;
 mod watched_file;

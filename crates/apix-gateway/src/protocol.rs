@@ -3,7 +3,7 @@
 //! A request may have an `id`, a string or a number, which comes back in what answers it.
 
 use std::borrow::Cow;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use apix::json::{ObjectWriter, write_text};
 use apix::{ChannelPosition, Framing, Message, Since, Timestamp};
@@ -12,6 +12,7 @@ use bytestring::ByteString;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::counters::Counted;
 use crate::error::ApiError;
 use crate::forms::parse;
 use crate::place::Place;
@@ -26,6 +27,10 @@ pub(crate) enum CloseReason {
     TooBig,
     /// The token has ended: come back with a new one.
     TokenEnded,
+    /// More frames a second than a connection may send.
+    Limit,
+    /// An operator ended the connection: do not come back.
+    Ended,
     /// What was sent was not taken in time: come back with the last position.
     TooSlow,
     /// The server is stopping: come back.
@@ -39,7 +44,20 @@ impl CloseReason {
             Self::TooBig => 1009,
             Self::TokenEnded => 4002,
             Self::TooSlow => 4008,
+            Self::Limit => 4009,
             Self::Draining => 4010,
+            Self::Ended => 4013,
+        }
+    }
+
+    /// What it counts as.
+    pub(crate) const fn counted(self) -> Option<Counted> {
+        match self {
+            Self::TooBig => Some(Counted::FrameSize),
+            Self::TooSlow => Some(Counted::TooSlow),
+            Self::Limit => Some(Counted::MessageRate),
+            Self::Ended => Some(Counted::EndedByOperator),
+            Self::TokenEnded | Self::Draining => None,
         }
     }
 
@@ -48,6 +66,8 @@ impl CloseReason {
             Self::TooBig => "the frame is too large",
             Self::TokenEnded => "the token has ended",
             Self::TooSlow => "too slow",
+            Self::Limit => "limit",
+            Self::Ended => "ended by an operator",
             Self::Draining => "the server is stopping",
         }
     }
@@ -211,6 +231,12 @@ pub(crate) fn connected(connection_id: &str, organization_id: &str, user: Option
         data.optional_text("userId", user);
     });
     frame("connected", None, &data)
+}
+
+/// The server is stopping: come back so much later.
+pub(crate) fn reconnect(delay: Duration) -> String {
+    let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+    frame("reconnect", None, &object(|data| data.number("delayMs", delay_ms)))
 }
 
 /// Answers a request.

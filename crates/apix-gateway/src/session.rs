@@ -12,17 +12,23 @@ use std::time::Duration;
 
 use apix::{
     Action, ChannelKey, ChannelPosition, LiveSubscription, LiveUpdate, Message, QueueBudget, Since,
+    SubscriptionSender,
 };
 use bytestring::ByteString;
 use futures_util::stream::{AbortHandle, Abortable, SelectAll, Stream, unfold};
 use futures_util::{StreamExt, future};
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use crate::auth::Caller;
+use crate::change::Face;
+use crate::connections::Registered;
+use crate::counters::Counted;
 use crate::error::{ApiError, ErrorCode};
 use crate::forms::{MessageForm, parse};
 use crate::gateway::Gateway;
 use crate::hub::advance;
+use crate::limits::Rate;
 use crate::place::Place;
 use crate::protocol::{
     ChannelWish, Frame, LeaveWish, Refusal, RenewForm, Subscribed, ack, exception, read_leaves,
@@ -56,16 +62,31 @@ struct Arrival {
 /// One channel of the session.
 struct Joined {
     turn: u64,
+    key: ChannelKey,
+    /// For what concerns this subscriber alone.
+    queue: SubscriptionSender,
+    /// Whether it is told who comes and goes.
+    watching: bool,
     leave: AbortHandle,
     /// What the client has been given so far.
     position: ChannelPosition,
+}
+
+/// How a channel is joined.
+#[derive(Debug, Default)]
+pub(crate) struct JoinOptions {
+    /// Where the client was.
+    pub(crate) since: Option<Since>,
+    /// Whether it is told who comes and goes.
+    pub(crate) presence: bool,
 }
 
 /// One live client.
 pub(crate) struct Session {
     gateway: Gateway,
     caller: Caller,
-    connection_id: String,
+    registered: Registered,
+    rate: Option<Rate>,
     joined: HashMap<Place, Joined>,
     arrivals: SelectAll<Abortable<Arrivals>>,
     turns: u64,
@@ -75,18 +96,16 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(gateway: Gateway, caller: Caller) -> Result<Self, ApiError> {
-        let no_randomness = |fault: getrandom::Error| ApiError {
-            cause: Some(fault.to_string()),
-            ..ApiError::new(ErrorCode::Unavailable, "no randomness to be had")
-        };
-        let (high, low) =
-            (getrandom::u64().map_err(no_randomness)?, getrandom::u64().map_err(no_randomness)?);
+    pub(crate) fn new(gateway: Gateway, caller: Caller, face: Face) -> Result<Self, ApiError> {
+        let registered = register(&gateway, &caller, face)?;
+        let now = Instant::now();
+        let rate = gateway.live().max_frames_per_second.map(|limit| Rate::new(limit, now));
         let budget = QueueBudget::new(gateway.live().queue_bytes);
         Ok(Self {
             gateway,
             caller,
-            connection_id: format!("{high:016x}{low:016x}"),
+            registered,
+            rate,
             joined: HashMap::new(),
             arrivals: SelectAll::new(),
             turns: 0,
@@ -95,8 +114,13 @@ impl Session {
         })
     }
 
-    pub(crate) fn connection_id(&self) -> &str {
-        &self.connection_id
+    pub(crate) fn registered(&self) -> &Registered {
+        &self.registered
+    }
+
+    /// Whether the client may send one more frame now.
+    pub(crate) fn within_rate(&mut self) -> bool {
+        self.rate.as_mut().is_none_or(|rate| rate.take(Instant::now()))
     }
 
     pub(crate) fn caller(&self) -> &Caller {
@@ -151,14 +175,9 @@ impl Session {
     ) -> Result<(Place, ChannelPosition), ApiError> {
         let own = self.caller.ctx.organization_id();
         let place = Place::named(&wish.channel, wish.organization_id.as_deref(), own)?;
-        if wish.presence {
-            return Err(ApiError::new(
-                ErrorCode::Unsupported,
-                "presence is not supported by this version; leave it out",
-            ));
-        }
         let since = wish.since.map(RawValue::get).map(read_since).transpose()?;
-        let position = self.subscribe(&place, since).await?;
+        let options = JoinOptions { since, presence: wish.presence };
+        let position = self.subscribe(&place, options).await?;
         Ok((place, position))
     }
 
@@ -167,25 +186,38 @@ impl Session {
     pub(crate) async fn subscribe(
         &mut self,
         place: &Place,
-        since: Option<Since>,
+        options: JoinOptions,
     ) -> Result<ChannelPosition, ApiError> {
-        if since.is_none()
-            && let Some(joined) = self.joined.get(place)
-        {
-            return Ok(joined.position.clone());
-        }
-        let max_channels = self.gateway.live().max_channels;
-        if self.joined.len() >= max_channels && !self.joined.contains_key(place) {
-            return Err(ApiError::new(
-                ErrorCode::TooLarge,
-                format!("the connection has {max_channels} channels, which is the limit"),
-            ));
-        }
+        let JoinOptions { since, presence } = options;
         let ctx = self.caller.context_for(place.tenant.as_ref())?;
         ctx.require(Action::ChannelsSubscribe, place.channel.as_str())?;
+        if presence {
+            ctx.require(Action::PresenceRead, place.channel.as_str())?;
+        }
+        let before = self.joined.get_mut(place);
+        if since.is_none()
+            && let Some(joined) = before
+        {
+            if presence && !joined.watching {
+                joined.watching = true;
+                self.registered.watch(&joined.key, joined.queue.clone());
+            }
+            return Ok(joined.position.clone());
+        }
+        let (is_new, watched) = (before.is_none(), before.is_some_and(|joined| joined.watching));
+        if is_new {
+            self.check_channels()?;
+        }
         let key = ChannelKey::new(&ctx, place.channel.clone());
-        let followed = self.gateway.hub().follow(key, since, &self.budget);
-        let (subscription, _queue) = self.gateway.within(followed).await?;
+        let followed = self.gateway.hub().follow(key.clone(), since, &self.budget);
+        let (subscription, queue) = self.gateway.within(followed).await?;
+        if is_new {
+            self.registered.join(&key, ctx.user_id());
+        }
+        let watching = presence || watched;
+        if watching {
+            self.registered.watch(&key, queue.clone());
+        }
         let mut position = subscription.position();
         // A stream that is gone has nowhere to come back to.
         position.retain(|_, position| position.epoch.is_some());
@@ -194,11 +226,23 @@ impl Session {
         let (leave, registration) = AbortHandle::new_pair();
         let arrivals = arrivals(place.clone(), turn, subscription);
         self.arrivals.push(Abortable::new(Box::pin(arrivals), registration));
-        let joined = Joined { turn, leave, position: position.clone() };
+        let joined = Joined { turn, key, queue, watching, leave, position: position.clone() };
         if let Some(before) = self.joined.insert(place.clone(), joined) {
             before.leave.abort();
         }
         Ok(position)
+    }
+
+    fn check_channels(&self) -> Result<(), ApiError> {
+        let max_channels = self.gateway.live().max_channels;
+        if self.joined.len() < max_channels {
+            return Ok(());
+        }
+        self.gateway.counters().count(Counted::Channels);
+        Err(ApiError::new(
+            ErrorCode::TooLarge,
+            format!("the connection has {max_channels} channels, which is the limit"),
+        ))
     }
 
     fn unsubscribe_frame(&mut self, frame: &Frame<'_>) -> Result<String, ApiError> {
@@ -215,6 +259,7 @@ impl Session {
     fn leave(&mut self, place: &Place) {
         if let Some(joined) = self.joined.remove(place) {
             joined.leave.abort();
+            self.registered.leave(&joined.key);
         }
     }
 
@@ -253,7 +298,21 @@ impl Session {
             self.leave(&place);
             self.ended.push_back(Outgoing::Failed { place, error });
         }
+        self.watch_what_is_allowed();
         Ok(renewed(self.caller.expires_at))
+    }
+
+    fn watch_what_is_allowed(&mut self) {
+        for (place, joined) in self.joined.iter_mut().filter(|(_, joined)| joined.watching) {
+            let allowed = self
+                .caller
+                .context_for(place.tenant.as_ref())
+                .is_ok_and(|ctx| ctx.require(Action::PresenceRead, place.channel.as_str()).is_ok());
+            if !allowed {
+                joined.watching = false;
+                self.registered.unwatch(&joined.key);
+            }
+        }
     }
 
     fn may_follow(&self, place: &Place) -> Result<(), ApiError> {
@@ -297,6 +356,22 @@ impl Session {
     pub(crate) fn position(&self, place: &Place) -> Option<&ChannelPosition> {
         self.joined.get(place).map(|joined| &joined.position)
     }
+}
+
+/// Registers a connection, if its tenant may have one more.
+fn register(gateway: &Gateway, caller: &Caller, face: Face) -> Result<Registered, ApiError> {
+    let no_randomness = |fault: getrandom::Error| ApiError {
+        cause: Some(fault.to_string()),
+        ..ApiError::new(ErrorCode::Unavailable, "no randomness to be had")
+    };
+    let (high, low) =
+        (getrandom::u64().map_err(no_randomness)?, getrandom::u64().map_err(no_randomness)?);
+    let id = ByteString::from(format!("{high:016x}{low:016x}"));
+    let most = gateway.live().max_tenant_connections;
+    gateway.connections().open(id, &caller.ctx, face, most).ok_or_else(|| {
+        gateway.counters().count(Counted::TenantConnections);
+        ApiError::new(ErrorCode::Limit, "the tenant has as many live connections as it may have")
+    })
 }
 
 /// The updates of one subscription. What can be tried again is; another fault ends it.

@@ -18,13 +18,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::FutureExt;
 use tokio::time::sleep;
 
-use crate::error::{ApiError, ErrorCode};
+use crate::change::Face;
+use crate::error::ApiError;
 use crate::gateway::Gateway;
 use crate::http::{InChannel, Params};
 use crate::place::Place;
 use crate::protocol::{exception_data, missed_data, position_json, read_since};
-use crate::session::{Outgoing, Session};
-use crate::ws::{LiveCaller, LiveParams};
+use crate::session::{JoinOptions, Outgoing, Session};
+use crate::ws::{LiveCaller, LiveParams, random_part};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Proxies that buffer would hold events back.
@@ -41,16 +42,13 @@ pub(crate) async fn connect(
     Params(params): Params<LiveParams>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    if gateway.draining().is_cancelled() {
-        return Err(ApiError::new(ErrorCode::ShuttingDown, "the server is stopping"));
-    }
     let since = match headers.get(LAST_EVENT_ID) {
         Some(cursor) => Some(read_cursor(cursor)?),
         None => params.since.as_deref().map(since_of_query).transpose()?,
     };
-    let mut session = Session::new(gateway.clone(), caller)?;
+    let mut session = Session::new(gateway.clone(), caller, Face::Sse)?;
     let place = Place::own(channel);
-    let position = session.subscribe(&place, since).await?;
+    let position = session.subscribe(&place, JoinOptions { since, presence: false }).await?;
     let events = Events { gateway, session, place, begun: false, start: position };
     let body = futures_util::stream::unfold(Some(events), |events| async {
         let (chunk, rest) = events?.next_chunk().await?;
@@ -110,11 +108,16 @@ impl Events {
             return Some((head, Some(self)));
         }
         let draining = self.gateway.draining().clone();
+        let ending = self.session.registered().ending().clone();
         let expiry = self.session.caller().expiry;
         let quiet = self.gateway.live().ping_interval;
         let first = tokio::select! {
             biased;
-            () = draining.cancelled() => return None,
+            () = draining.cancelled() => {
+                let delay = self.gateway.live().reconnect_spread.mul_f64(random_part());
+                return Some((format!("retry: {}\n\n", delay.as_millis()), None));
+            }
+            () = ending.cancelled() => return None,
             () = expiry.reached() => return None,
             first = self.session.next() => first,
             () = sleep(quiet) => return Some((": quiet\n\n".to_owned(), Some(self))),

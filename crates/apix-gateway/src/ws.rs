@@ -5,7 +5,6 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
@@ -24,13 +23,17 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 
 use crate::auth::{Caller, bearer, named, no_credential};
+use crate::change::Face;
 use crate::cors::AdmittedOrigin;
+use crate::counters::Counted;
 use crate::error::{ApiError, ErrorCode};
 use crate::gateway::Gateway;
 use crate::http::Params;
+use crate::limits::Peer;
 use crate::protocol::{
-    CloseReason, connected, exception, missed, realtime_update, subscription_failed,
+    CloseReason, connected, exception, missed, realtime_update, reconnect, subscription_failed,
 };
+use crate::quality::Pulse;
 use crate::session::{Outgoing, Session};
 
 /// The subprotocol; the other one that a client offers carries its token.
@@ -43,8 +46,6 @@ const WRITE_BUFFER_BYTES: usize = 64 << 10;
 const REQUESTS_AHEAD: usize = 16;
 /// Messages that wait go out together, up to so many.
 const FRAMES_PER_FLUSH: usize = 64;
-/// A client that leaves so many pings unanswered is gone.
-const MAX_UNANSWERED_PINGS: u32 = 2;
 /// How long the other side may take to answer a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -67,6 +68,7 @@ impl FromRequestParts<Gateway> for LiveCaller {
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, ApiError> {
         let Params(params) = Params::<LiveParams>::from_request_parts(parts, gateway).await?;
         let headers = &parts.headers;
+        check_handshakes(gateway, parts)?;
         let token = match (bearer(headers)?, &params.token, &params.ticket) {
             (None, None, Some(ticket)) => {
                 let redeemed = gateway.tickets().redeem(gateway, ticket, named(headers)?);
@@ -81,6 +83,19 @@ impl FromRequestParts<Gateway> for LiveCaller {
         };
         gateway.authenticator().authenticate(token, named(headers)?).await.map(Self)
     }
+}
+
+/// Before the credential is looked at, so that guessing is slow too.
+fn check_handshakes(gateway: &Gateway, parts: &Parts) -> Result<(), ApiError> {
+    if gateway.draining().is_cancelled() {
+        return Err(ApiError::new(ErrorCode::ShuttingDown, "the server is stopping"));
+    }
+    let Some(peer) = parts.extensions.get::<Peer>() else { return Ok(()) };
+    if gateway.handshakes().take(*peer, &parts.headers, Instant::now()) {
+        return Ok(());
+    }
+    gateway.counters().count(Counted::HandshakeRate);
+    Err(ApiError::new(ErrorCode::Limit, "too many handshakes a second from this address"))
 }
 
 fn offered_token(headers: &HeaderMap) -> Option<&str> {
@@ -103,10 +118,7 @@ pub(crate) async fn connect(
     let upgrade = upgrade.map_err(|refused| {
         ApiError::invalid(format!("this call is a WebSocket handshake: {}", refused.body_text()))
     })?;
-    if gateway.draining().is_cancelled() {
-        return Err(ApiError::new(ErrorCode::ShuttingDown, "the server is stopping"));
-    }
-    let session = Session::new(gateway.clone(), caller)?;
+    let session = Session::new(gateway.clone(), caller, Face::WebSocket)?;
     // The connection counts as unfinished from here on, also before its task begins.
     let unfinished = gateway.tasks().token();
     let max_bytes = gateway.live().max_frame_bytes;
@@ -130,6 +142,8 @@ pub(crate) async fn connect(
 enum Incoming {
     Text(ByteString),
     Binary,
+    /// The answer to the last ping, which took so long.
+    Pong(Duration),
     TooBig,
     /// The client is gone, or has said goodbye.
     End,
@@ -138,19 +152,18 @@ enum Incoming {
 /// The client takes nothing any more.
 enum Stuck {
     Slow,
+    Silent,
     Gone,
 }
 
 struct Connection {
     sink: SplitSink<WebSocket, Message>,
     incoming: mpsc::Receiver<Incoming>,
-    /// The client has given a sign of life since the last ping.
-    heard: Arc<AtomicBool>,
+    pulse: Arc<Pulse>,
     reader: AbortHandle,
     session: Session,
     gateway: Gateway,
     pings: Interval,
-    unanswered: u32,
 }
 
 impl Drop for Connection {
@@ -163,19 +176,19 @@ impl Connection {
     fn new(socket: WebSocket, session: Session, gateway: Gateway) -> Self {
         let (sink, stream) = socket.split();
         let (sender, incoming) = mpsc::channel(REQUESTS_AHEAD);
-        let heard = Arc::new(AtomicBool::new(true));
-        let reader = tokio::spawn(read(stream, sender, Arc::clone(&heard))).abort_handle();
+        let pulse = Arc::new(Pulse::default());
+        let reader = tokio::spawn(read(stream, sender, Arc::clone(&pulse))).abort_handle();
         let every = gateway.live().ping_interval.max(Duration::from_millis(1));
         let mut pings = interval_at(Instant::now() + every, every);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { sink, incoming, heard, reader, session, gateway, pings, unanswered: 0 }
+        Self { sink, incoming, pulse, reader, session, gateway, pings }
     }
 
     async fn run(mut self) {
         let caller = self.session.caller();
         let user = caller.ctx.user_id().cloned();
         let organization = caller.ctx.organization_id().as_str();
-        let hello = connected(self.session.connection_id(), organization, user.as_deref());
+        let hello = connected(self.session.registered().id(), organization, user.as_deref());
         let end = match self.send(hello).await {
             Ok(()) => self.serve().await,
             Err(stuck) => Err(stuck),
@@ -183,6 +196,7 @@ impl Connection {
         match end {
             Ok(reason) => self.close(reason).await,
             Err(Stuck::Slow) => self.close(Some(CloseReason::TooSlow)).await,
+            Err(Stuck::Silent) => self.gateway.counters().count(Counted::Silent),
             Err(Stuck::Gone) => {}
         }
     }
@@ -192,44 +206,62 @@ impl Connection {
         let mut draining = pin!(self.gateway.draining().clone().cancelled_owned());
         let mut expiry = self.session.caller().expiry;
         let mut expired = pin!(expiry.reached());
+        let mut ending = pin!(self.session.registered().ending().clone().cancelled_owned());
+        self.ping().await?;
         loop {
             tokio::select! {
                 biased;
-                () = &mut draining => return Ok(Some(CloseReason::Draining)),
+                () = &mut draining => {
+                    let spread = self.gateway.live().reconnect_spread;
+                    self.send(reconnect(spread.mul_f64(random_part()))).await?;
+                    return Ok(Some(CloseReason::Draining));
+                }
+                () = &mut ending => return Ok(Some(CloseReason::Ended)),
                 () = &mut expired => return Ok(Some(CloseReason::TokenEnded)),
                 _ = self.pings.tick() => self.ping().await?,
-                request = self.incoming.recv() => match request {
-                    Some(Incoming::Text(text)) => {
-                        let answer = self.session.handle(&text).await;
-                        if self.session.caller().expiry != expiry {
-                            expiry = self.session.caller().expiry;
-                            expired.set(expiry.reached());
-                        }
-                        self.send(answer).await?;
+                request = self.incoming.recv() => {
+                    if let Some(end) = self.handle(request).await? {
+                        return Ok(end);
                     }
-                    Some(Incoming::Binary) => {
-                        let error = ApiError::invalid("frames are text, not binary");
-                        self.send(exception(&error, None)).await?;
+                    if self.session.caller().expiry != expiry {
+                        expiry = self.session.caller().expiry;
+                        expired.set(expiry.reached());
                     }
-                    Some(Incoming::TooBig) => return Ok(Some(CloseReason::TooBig)),
-                    Some(Incoming::End) | None => return Ok(None),
-                },
+                }
                 update = self.session.next() => self.send_updates(update).await?,
             }
         }
     }
 
-    async fn ping(&mut self) -> Result<(), Stuck> {
-        if self.heard.swap(false, Ordering::Relaxed) {
-            self.unanswered = 0;
-        } else {
-            self.unanswered += 1;
-            if self.unanswered >= MAX_UNANSWERED_PINGS {
-                return Err(Stuck::Gone);
+    /// Handles what was read; gives how the connection ends, if it does.
+    async fn handle(
+        &mut self,
+        request: Option<Incoming>,
+    ) -> Result<Option<Option<CloseReason>>, Stuck> {
+        let answer = match request {
+            Some(Incoming::Text(_) | Incoming::Binary) if !self.session.within_rate() => {
+                return Ok(Some(Some(CloseReason::Limit)));
             }
-        }
+            Some(Incoming::Text(text)) => self.session.handle(&text).await,
+            Some(Incoming::Binary) => {
+                exception(&ApiError::invalid("frames are text, not binary"), None)
+            }
+            Some(Incoming::Pong(rtt)) => {
+                let rtt_ms = u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX);
+                self.session.registered().measured(rtt_ms);
+                return Ok(None);
+            }
+            Some(Incoming::TooBig) => return Ok(Some(Some(CloseReason::TooBig))),
+            Some(Incoming::End) | None => return Ok(Some(None)),
+        };
+        self.send(answer).await?;
+        Ok(None)
+    }
+
+    async fn ping(&mut self) -> Result<(), Stuck> {
+        let ping = self.pulse.next_ping(Instant::now()).ok_or(Stuck::Silent)?;
         let limit = self.gateway.live().slow_timeout;
-        in_time(limit, self.sink.send(Message::Ping(bytes::Bytes::new()))).await
+        in_time(limit, self.sink.send(Message::Ping(ping))).await
     }
 
     async fn send(&mut self, frame: String) -> Result<(), Stuck> {
@@ -254,6 +286,9 @@ impl Connection {
     async fn close(&mut self, reason: Option<CloseReason>) {
         if let Some(reason) = reason {
             tracing::debug!(code = reason.code(), "closing a live connection");
+            if let Some(counted) = reason.counted() {
+                self.gateway.counters().count(counted);
+            }
             let frame =
                 CloseFrame { code: reason.code(), reason: Utf8Bytes::from_static(reason.text()) };
             if timeout(CLOSE_TIMEOUT, self.sink.send(Message::Close(Some(frame)))).await.is_err() {
@@ -274,17 +309,21 @@ impl Connection {
 async fn read(
     mut stream: SplitStream<WebSocket>,
     incoming: mpsc::Sender<Incoming>,
-    heard: Arc<AtomicBool>,
+    pulse: Arc<Pulse>,
 ) {
     while let Some(message) = stream.next().await {
-        heard.store(true, Ordering::Relaxed);
+        pulse.heard();
         let passed_on = match message {
             Ok(Message::Text(text)) => {
                 let text = ByteString::try_from(bytes::Bytes::from(text)).unwrap_or_default();
                 Incoming::Text(text)
             }
             Ok(Message::Binary(_)) => Incoming::Binary,
-            Ok(Message::Ping(_) | Message::Pong(_)) => continue,
+            Ok(Message::Ping(_)) => continue,
+            Ok(Message::Pong(pong)) => match pulse.answered(&pong, Instant::now()) {
+                Some(rtt) => Incoming::Pong(rtt),
+                None => continue,
+            },
             Ok(Message::Close(_)) => Incoming::End,
             Err(fault) if is_too_big(&fault) => Incoming::TooBig,
             Err(_) => break,
@@ -309,6 +348,11 @@ fn encode(outgoing: &Outgoing) -> Message {
         Outgoing::Missed { place, count, recoverable } => text(missed(place, *count, *recoverable)),
         Outgoing::Failed { place, error } => text(subscription_failed(place, error)),
     }
+}
+
+/// From 0 to 1.
+pub(crate) fn random_part() -> f64 {
+    f64::from(getrandom::u32().unwrap_or(u32::MAX / 2)) / f64::from(u32::MAX)
 }
 
 fn text(frame: String) -> Message {

@@ -1,5 +1,6 @@
 //! What stands in the address of a call: names, and the parameters of a query.
 
+use apix::messaging::MAX_PAGE;
 use apix::{ChannelName, GroupName, StreamName};
 use axum::extract::{FromRequestParts, Query, RawPathParams};
 use axum::http::request::Parts;
@@ -60,6 +61,14 @@ impl FromRequestParts<Gateway> for InChannel {
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, ApiError> {
         let params = path_params(parts, gateway).await?;
         Ok(Self(ChannelName::new(param(&params, "channel"))?))
+    }
+}
+
+/// The size of a page, if it is one.
+pub(super) fn check_limit(limit: usize) -> Result<usize, ApiError> {
+    match limit {
+        1..=MAX_PAGE => Ok(limit),
+        _ => Err(ApiError::invalid(format!("limit is {limit}; it must be 1 to {MAX_PAGE}"))),
     }
 }
 

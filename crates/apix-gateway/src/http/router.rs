@@ -4,10 +4,11 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 
 use super::{
-    channels, dead_letters, description, events, groups, health, hybrid, range, streams, tickets,
+    channels, connections, dead_letters, description, events, groups, health, hybrid, presence,
+    range, streams, tickets,
 };
 use crate::auth::Caller;
 use crate::edge::edge;
@@ -26,6 +27,10 @@ pub(crate) fn router(gateway: Gateway) -> Router {
         .nest("/v1/streams/{stream}/groups", group_calls())
         .route("/v1/channels/{channel}/messages", post(channels::publish))
         .route("/v1/channels/{channel}/sse", get(sse::connect))
+        .route("/v1/channels/{channel}/presence", get(presence::of_channel))
+        .route("/v1/presence/query", post(presence::of_users))
+        .route("/v1/connections", get(connections::list))
+        .route("/v1/connections/{id}", delete(connections::end))
         .route("/v1/ws", get(ws::connect))
         .route("/v1/hybrid-events", post(hybrid::publish))
         .route("/v1/tickets", post(tickets::issue))

@@ -104,7 +104,11 @@ fn describe(operation: &Operation) -> Value {
 
 fn path_params(path: &str) -> impl Iterator<Item = Value> {
     path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).map(|name| {
-        let schema = if name == "group" { "GroupName" } else { "Name" };
+        let schema = match name {
+            "group" => "GroupName",
+            "id" => "ConnectionId",
+            _ => "Name",
+        };
         json!({
             "name": name,
             "in": "path",

@@ -120,8 +120,15 @@ impl Operation {
         match self.path {
             path if path.contains("/groups") => "groups",
             path if path.starts_with("/v1/streams") => "streams",
-            path if path.starts_with("/v1/channels")
-                || matches!(path, "/v1/ws" | "/v1/tickets") =>
+            path if [
+                "/v1/channels",
+                "/v1/presence",
+                "/v1/connections",
+                "/v1/ws",
+                "/v1/tickets",
+            ]
+            .iter()
+            .any(|live| path.starts_with(live)) =>
             {
                 "live"
             }

@@ -19,6 +19,7 @@ pub(super) fn all() -> Vec<Operation> {
     all.extend(groups());
     all.extend(dead_letters());
     all.extend(live());
+    all.extend(connections());
     all.extend(operations());
     all
 }
@@ -239,6 +240,47 @@ fn dead_letters() -> Vec<Operation> {
     ]
 }
 
+fn connections() -> Vec<Operation> {
+    let limit = || {
+        let schema = json!({ "type": "integer", "minimum": 1, "maximum": 1000, "default": 1000 });
+        query("limit", schema, "At most so many.")
+    };
+    let after = |what| query("after", json!({ "type": "string" }), what);
+    vec![
+        Operation::new("get", "/v1/channels/{channel}/presence", "getPresence")
+            .says(
+                "Who is on a channel",
+                "Users in the order of their ids, over all processes on the broker; a process that \
+                 was killed counts for up to 10 s more. Needs `presence:read`.",
+            )
+            .with(vec![after("Users after this id: `next` of a page."), limit()])
+            .gives(200, "Who is there.", "Presence"),
+        Operation::new("post", "/v1/presence/query", "queryPresence")
+            .says(
+                "Whether users are connected",
+                "Up to 1,000 users at once. Needs `presence:read` of the channel `user:{userId}` \
+                 of each.",
+            )
+            .takes("PresenceQuery")
+            .gives(200, "The users in the order of the call.", "UserPresence"),
+        Operation::new("get", "/v1/connections", "listConnections")
+            .says(
+                "The tenant's live connections",
+                "On all processes on the broker, in the order of their ids. Needs \
+                 `connections:manage`.",
+            )
+            .with(vec![after("Connections after this id: `next` of a page."), limit()])
+            .gives(200, "The connections.", "Connections"),
+        Operation::new("delete", "/v1/connections/{id}", "endConnection")
+            .says(
+                "End a live connection",
+                "It is closed with 4013, on whichever process it is. Needs `connections:manage`.",
+            )
+            .gives(204, "It was told to end.", "")
+            .fails(&[ErrorCode::NotFound]),
+    ]
+}
+
 fn live() -> Vec<Operation> {
     let token =
         || query("token", json!({ "type": "string" }), "The credential, where no header can be.");
@@ -270,7 +312,7 @@ fn live() -> Vec<Operation> {
             ticket(),
         ])
         .gives(200, "The events.", "")
-        .fails(&[ErrorCode::SinceAmbiguous, ErrorCode::ShuttingDown]);
+        .fails(&[ErrorCode::SinceAmbiguous, ErrorCode::Limit, ErrorCode::ShuttingDown]);
     sse.answers =
         vec![Body { media_type: "text/event-stream", schema: json!({ "type": "string" }) }];
     vec![
@@ -289,11 +331,12 @@ fn live() -> Vec<Operation> {
                  `renew` with a new `token` of the same tenant and user lets the connection live \
                  on. A service credential names a tenant per channel by `organizationId`. Where \
                  origins are listed in the configuration, pages of others are refused. Close \
-                 codes: 4002 the token has ended, 4008 too slow, 4010 draining.",
+                 codes: 4002 the token has ended, 4008 too slow, 4009 limit, 4010 \
+                 draining, 4013 ended by an operator.",
             )
             .with(vec![token(), ticket()])
             .gives(101, "The connection is a WebSocket from here on.", "")
-            .fails(&[ErrorCode::ShuttingDown]),
+            .fails(&[ErrorCode::Limit, ErrorCode::ShuttingDown]),
         Operation::new("post", "/v1/hybrid-events", "publishHybrid")
             .says(
                 "Publish a hybrid event",

@@ -60,6 +60,7 @@ fn names() -> Value {
             "pattern": "^[A-Za-z0-9._-]{1,128}$",
             "description": "The name of a group, a consumer or a tenant.",
         },
+        "ConnectionId": { "type": "string", "pattern": "^[0-9a-f]{32}$" },
         "MessageId": {
             "type": "string",
             "pattern": "^[0-9]+-[0-9]+(@[0-9]+)?$",
@@ -335,6 +336,51 @@ fn live() -> Value {
             "timestamp": reference("Time"),
             "organizationId": reference("GroupName"),
             "userId": { "type": "string", "maxLength": 256 },
+        })),
+        "Presence": object(
+            &["users", "channel", "connections", "anonymous", "next"],
+            json!({
+                "users": { "type": "array", "items": object(
+                    &["userId", "connections", "since"],
+                    json!({
+                        "userId": { "type": "string" },
+                        "connections": integer(None),
+                        "since": reference("Time"),
+                    }),
+                ) },
+                "channel": reference("Name"),
+                "connections": integer(None),
+                "anonymous": integer(None),
+                "next": or_null(json!({ "type": "string" })),
+            }),
+        ),
+        "PresenceQuery": object(&["userIds"], json!({
+            "userIds": { "type": "array", "items": { "type": "string" }, "maxItems": 1000 },
+        })),
+        "UserPresence": object(&["users"], json!({
+            "users": { "type": "array", "items": object(
+                &["userId", "online", "connections"],
+                json!({
+                    "userId": { "type": "string" },
+                    "online": { "type": "boolean" },
+                    "connections": integer(None),
+                }),
+            ) },
+        })),
+        "Connections": object(&["connections", "next"], json!({
+            "connections": { "type": "array", "items": object(
+                &["connectionId", "protocol", "since", "channels"],
+                json!({
+                    "connectionId": { "type": "string" },
+                    "userId": { "type": "string" },
+                    "protocol": { "enum": ["websocket", "sse"] },
+                    "since": reference("Time"),
+                    "channels": integer(None),
+                    "quality": { "enum": ["excellent", "good", "fair", "poor"] },
+                    "rttMs": integer(None),
+                }),
+            ) },
+            "next": or_null(json!({ "type": "string" })),
         })),
         "Published": object(&["subscriberCount"], json!({ "subscriberCount": integer(None) })),
         "NewTicket": object(&[], json!({

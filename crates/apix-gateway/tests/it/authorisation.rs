@@ -106,6 +106,15 @@ fn rows() -> Vec<Row> {
             &["channels:publish:c"],
         ),
         row("get", "/v1/channels/{channel}/sse", none(), &["channels:subscribe:c"]),
+        row("get", "/v1/channels/{channel}/presence", none(), &["presence:read:c"]),
+        row(
+            "post",
+            "/v1/presence/query",
+            json!({ "userIds": ["bert"] }),
+            &["presence:read:user:bert"],
+        ),
+        row("get", "/v1/connections", none(), &["connections:manage"]),
+        row("delete", "/v1/connections/{id}", none(), &["connections:manage"]),
         row(
             "post",
             "/v1/hybrid-events",
@@ -163,8 +172,8 @@ fn bad_tokens(tenant: &str) -> Vec<(&'static str, String)> {
 
 /// All permissions but those of the kind of `needed`.
 fn without(tenant: &str, needed: &str) -> String {
-    let kind = needed.rsplit_once(':').unwrap().0;
-    let rest: Vec<&str> = ALL.into_iter().filter(|one| !one.starts_with(kind)).collect();
+    let kind = needed.splitn(3, ':').take(2).collect::<Vec<_>>().join(":");
+    let rest: Vec<&str> = ALL.into_iter().filter(|one| !one.starts_with(&kind)).collect();
     assert_eq!(rest.len(), ALL.len() - 1);
     token(tenant, &rest)
 }
@@ -182,8 +191,12 @@ fn without_ages(value: &mut Value) {
 }
 
 async fn make(server: &Server, row: &Row, token: Option<&str>, named: Option<&str>) -> Answer {
-    let address =
-        row.path.replace("{stream}", "s").replace("{group}", "g").replace("{channel}", "c");
+    let address = row
+        .path
+        .replace("{stream}", "s")
+        .replace("{group}", "g")
+        .replace("{channel}", "c")
+        .replace("{id}", "i");
     let method = Method::from_bytes(row.method.to_uppercase().as_bytes()).unwrap();
     let mut call = server.client.request(method, server.url(&address));
     if let Some(token) = token {

@@ -92,6 +92,12 @@ impl Server {
         within(&mut self.task).await.unwrap().unwrap();
     }
 
+    /// Cuts everything, without a word to anyone.
+    pub(crate) async fn kill(mut self) {
+        self.task.abort();
+        let _ = within(&mut self.task).await;
+    }
+
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }

@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::bed::{Answer, Server, admin, config, tenant, token};
+use crate::bed::{Answer, Server, admin, config, memory, tenant, token};
 use crate::failing::Failing;
 
 const EVENTS: &str = "/v1/streams/orders/events";
@@ -33,7 +33,7 @@ async fn every_code_can_be_provoked_and_its_message_helps() {
         match code.status() {
             401 => assert_eq!(answer.header("www-authenticate"), "Bearer realm=\"apix\""),
             405 => assert_eq!(answer.header("allow"), "GET,HEAD,POST"),
-            503 => assert_eq!(answer.header("retry-after"), "1"),
+            429 | 503 => assert_eq!(answer.header("retry-after"), "1"),
             _ => {}
         }
     }
@@ -75,6 +75,7 @@ async fn provoke(server: &Server, code: ErrorCode) -> Provoked {
             let large = json!({ "eventType": "t", "payload": "x".repeat(1 << 20) });
             (server.post(EVENTS, &admin(&tenant()), large).await, "the limit is 1048576")
         }
+        ErrorCode::Limit => no_more_connections().await,
         ErrorCode::UnsupportedMediaType => {
             let answer = server.post_text(EVENTS, &admin(&tenant()), "text/csv", "a,b").await;
             (answer, "application/x-ndjson")
@@ -120,6 +121,14 @@ async fn ambiguous(server: &Server) -> Provoked {
         assert_eq!(server.post("/v1/hybrid-events", &token, hybrid).await.status, 201);
     }
     (server.get("/v1/channels/money/sse?since=5-0", &token).await, "give a position for each")
+}
+
+async fn no_more_connections() -> Provoked {
+    let mut config = config();
+    config.live.max_tenant_connections = Some(0);
+    let server = Server::with(memory().await, config).await;
+    let answer = server.get("/v1/channels/news/sse", &admin(&tenant())).await;
+    (answer, "as many live connections as it may have")
 }
 
 async fn other_host() -> Provoked {

@@ -16,7 +16,7 @@ fn forged() -> Vec<String> {
 }
 
 /// Every call with names in its path: `S`, `G` and `C` stand for them.
-const CALLS: [(&str, &str); 20] = [
+const CALLS: [(&str, &str); 21] = [
     ("POST", "/v1/streams/S/events"),
     ("GET", "/v1/streams/S/events"),
     ("GET", "/v1/streams/S"),
@@ -36,6 +36,7 @@ const CALLS: [(&str, &str); 20] = [
     ("POST", "/v1/streams/S/groups/G/dead-letters/discard"),
     ("POST", "/v1/channels/C/messages"),
     ("GET", "/v1/channels/C/sse"),
+    ("GET", "/v1/channels/C/presence"),
     ("GET", "/v1/streams/S/events?limit=5"),
 ];
 

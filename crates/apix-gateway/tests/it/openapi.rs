@@ -13,10 +13,13 @@ async fn every_described_call_is_there_and_no_other_method() {
     assert_eq!((answer.status, answer.header("content-type")), (200, "application/json"));
     let document = answer.json();
     let paths = document["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 22);
+    assert_eq!(paths.len(), 26);
     for (path, calls) in paths {
-        let address =
-            path.replace("{stream}", "s").replace("{group}", "g").replace("{channel}", "c");
+        let address = path
+            .replace("{stream}", "s")
+            .replace("{group}", "g")
+            .replace("{channel}", "c")
+            .replace("{id}", "i");
         let calls = calls.as_object().unwrap();
         for method in ["get", "put", "post", "delete", "patch"] {
             let request = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
@@ -144,6 +147,10 @@ async fn what_is_sent_and_answered_has_the_described_shape() {
     call("post", "/v1/channels/{channel}/messages", json!({ "type": "t", "data": null })).await;
     call("post", "/v1/tickets", json!({ "channels": ["c"] })).await;
     call("post", "/v1/tickets", Value::Null).await;
+    call("get", "/v1/channels/{channel}/presence", Value::Null).await;
+    call("post", "/v1/presence/query", json!({ "userIds": ["anna"] })).await;
+    call("get", "/v1/connections", Value::Null).await;
+    call("delete", "/v1/connections/{id}", Value::Null).await;
     for open in ["/healthz", "/readyz", "/openapi.json"] {
         call("get", open, Value::Null).await;
     }

@@ -30,6 +30,9 @@ async fn waiting_reads_and_live_connections_end_at_once() {
     .await;
     let begun = Instant::now();
     server.stop();
+    let told = client.next().await;
+    assert_eq!(told["event"], "reconnect");
+    assert!(told["data"]["delayMs"].as_u64().unwrap() <= 5_000);
     assert_eq!(client.closed().await, 4010);
     assert_eq!(within(read).await.unwrap(), r#"{"events":[]}"#);
     within(sse.bytes()).await.unwrap();
