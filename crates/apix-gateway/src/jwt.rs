@@ -242,3 +242,21 @@ fn unauthorized(fault: &jsonwebtoken::errors::Error) -> ApiError {
     };
     ApiError::unauthorized(message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_header_reader_panic(
+            text in ".{0,60}", head in r#"\{("(alg|kid|crit)":("HS256"|"none"|\[\]|5),?){0,3}\}"#,
+        ) {
+            for token in [text.clone(), format!("{}.{text}.", URL_SAFE_NO_PAD.encode(&head))] {
+                let read = read_header(&token);
+                prop_assert!(read.is_err() || !head.contains("crit"), "{head}");
+            }
+        }
+    }
+}

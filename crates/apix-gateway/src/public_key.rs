@@ -157,6 +157,7 @@ fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const RSA: &[u8] = include_bytes!("../tests/it/keys/rsa.pub");
     const RSA_PKCS1: &[u8] = include_bytes!("../tests/it/keys/rsa1.pub");
@@ -179,6 +180,27 @@ mod tests {
                 [Algorithm::HS256, Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA]
             {
                 assert_eq!(read_pem(key, algorithm).is_ok(), algorithm == its_own, "{algorithm:?}");
+            }
+        }
+    }
+
+    fn pem(der: &[u8]) -> String {
+        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----", STANDARD.encode(der))
+    }
+
+    proptest! {
+        #[test]
+        fn no_damage_makes_the_reader_panic(
+            cut in 0_usize..300, at in 0_usize..300, byte: u8, text in ".{0,80}",
+        ) {
+            let algorithms = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
+            for (key, algorithm) in [RSA, P256, ED25519].into_iter().zip(algorithms) {
+                let (_, mut der) = decode_pem(key).unwrap();
+                let at = at % der.len();
+                der[at] = byte;
+                der.truncate(cut.max(1));
+                let _ = read_pem(pem(&der).as_bytes(), algorithm);
+                let _ = read_pem(text.as_bytes(), algorithm);
             }
         }
     }

@@ -8,7 +8,9 @@
 //! so one of several that try gets in. Both are kept for longer than a ticket lives, and not long.
 //!
 //! Clocks of processes may differ by less than [`KEPT_FOR`]; a ticket lives longer or shorter by
-//! that difference, and is never used twice.
+//! that difference, and is never used twice. A broker that loses what it was told last (a crash
+//! below the durability `disk`, an unlucky failover) may forget that a ticket was used: then it
+//! could be used once more, until its life is over.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -6,7 +6,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::bed::{
-    Answer, SECRET, SERVICE_KEY, Server, admin, config, memory, sign, tenant, token, unix_now,
+    Answer, SECRET, SERVICE_KEY, Server, admin, config, eventually, memory, sign, tenant, token,
+    unix_now,
 };
 
 fn claims(tenant: &str) -> Value {
@@ -201,6 +202,23 @@ async fn api_keys_may_be_digests_or_files() {
     assert_eq!(server.get("/v1/streams", "abc").await.status, 200);
     assert_eq!(server.get("/v1/streams", "key-of-the-file").await.status, 200);
     assert_eq!(server.get("/v1/streams", "abd").await.status, 401);
+}
+
+#[tokio::test]
+async fn a_file_of_an_api_key_is_read_again_when_it_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    std::fs::write(&file, "the-old-key").unwrap();
+    let mut config = config();
+    config.auth.api_keys[0].key = KeySource::Key(Secret::File(file.clone()));
+    let server = Server::with(memory().await, config).await;
+    assert_eq!(server.get("/v1/streams", "the-old-key").await.status, 200);
+    std::fs::write(&file, "the-newer-key").unwrap();
+    eventually(|| async {
+        (server.get("/v1/streams", "the-newer-key").await.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(server.get("/v1/streams", "the-old-key").await.status, 401);
 }
 
 #[test]
