@@ -21,7 +21,7 @@
 //! | `channels` | set | channels that hybrid events were shown on |
 //! | `idem`, `idemlog` | hash, list | idempotency key to id and digest; keys by age |
 //! | `at:CHANNEL` | string | last hybrid event on that channel |
-//! | `group:G` | hash | `settings`, `floor`, `marks`, `lost`, `sweptAt`, … of group G |
+//! | `group:G` | hash | `settings`, `floor`, `marks`, `lost`, `sweptAt`, `remade`, … of group G |
 //! | `due:G` | zset | parked events by due time; events handed out from a copy by the end of their lease |
 //! | `side:G`, `sideix:G` | hash, zset | copies of events that the group has apart from the stream, and their order |
 //! | `out:G` | hash | who holds which of those now |

@@ -19,7 +19,8 @@
 //!   never repeated by itself. A repeat with an idempotency key is safe.
 //! - What was handed out and not settled comes again, whatever dies, after its lease. Delivery
 //!   counts are never too low; after the loss of a group (`XGROUP DESTROY`, a flush) they may be one
-//!   too high for each loss.
+//!   too high for each loss. A group that another service then makes again, wherever it begins, is
+//!   known by the lack of the consumer `apix:parked`, and set back to where APIX had got.
 //! - While the server's memory is full (`maxmemory`), appends are
 //!   [`StorageFull`](apix::ErrorKind::StorageFull); reads, leases, settlements, retention, settings
 //!   and a restart go on.

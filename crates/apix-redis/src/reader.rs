@@ -141,27 +141,43 @@ impl Read<'_> {
     }
 
     fn glance_arguments(&self) -> Arguments {
-        Arguments::with_keys(&[self.local.keys.group(), self.local.keys.due()])
+        let keys = &self.local.keys;
+        Arguments::with_keys(&[keys.group(), keys.due(), keys.stream()])
+            .and(self.local.name.as_str())
     }
 
     /// Takes in what a glance says; returns the losses of the group that still matter.
     async fn take_glance(&mut self, glance: &Raw, due: Due) -> Result<Losses> {
-        let again;
-        let glance = if is_unknown(glance) {
-            let link = self.shared.link(self.local.keys.stream());
-            let arguments = self.glance_arguments();
-            again = self.shared.scripts.glance.run_by_source(link, &arguments).await?;
-            &again
+        let (losses, remade) = if is_unknown(glance) {
+            self.glance_again(due).await?
         } else {
-            glance
+            self.read_glance(glance, due)?
         };
+        if !remade {
+            return Ok(losses);
+        }
+        warn!(group = %self.local.name, stream = %self.local.stream, "another service made the consumer group anew");
+        self.shared.make_group(self.local).await?;
+        Ok(self.glance_again(due).await?.0)
+    }
+
+    async fn glance_again(&mut self, due: Due) -> Result<(Losses, bool)> {
+        let link = self.shared.link(self.local.keys.stream());
+        let glance = self.shared.scripts.glance.run(link, &self.glance_arguments()).await?;
+        self.read_glance(&glance, due)
+    }
+
+    /// The losses, and whether another service made the group anew.
+    fn read_glance(&mut self, glance: &Raw, due: Due) -> Result<(Losses, bool)> {
         let reply = glance.reply()?;
-        let [wait, marks, settings] = reply.array() else { return Err(malformed("a glance")) };
+        let [wait, marks, settings, remade] = reply.array() else {
+            return Err(malformed("a glance"));
+        };
         self.local.learn_due(due, wait.int().unwrap_or(-1));
         let settings = Arc::new(group_settings(settings.utf8().unwrap_or_default())?);
         self.local.remember_settings(&settings);
         self.settings = settings;
-        Ok(Losses::read(marks.utf8().unwrap_or_default()))
+        Ok((Losses::read(marks.utf8().unwrap_or_default()), *remade == Reply::Int(1)))
     }
 
     /// Deliveries from the reply of an XREADGROUP and the glance after it.
@@ -232,10 +248,7 @@ impl Read<'_> {
         let new = self.new_entries(&mut cursor)?;
         let mut found = self.deliver(entries, &counts, lease, received_at).await?;
         if and_new {
-            let link = self.shared.link(self.local.keys.stream());
-            let due = self.local.due();
-            let glance = self.shared.scripts.glance.run(link, &self.glance_arguments()).await?;
-            let losses = self.take_glance(&glance, due).await?;
+            let losses = self.glance_again(self.local.due()).await?.0;
             found.append(&mut self.deliver_new(new, &losses, received_at).await?);
         }
         Ok(found)

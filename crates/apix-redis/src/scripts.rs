@@ -87,7 +87,7 @@ macro_rules! scripts {
 }
 
 scripts! {
-    nothing: [glance, confirm],
+    alone: [glance, confirm],
     append: [append, hybrid],
     stream: [make_stream, configure_stream, delete_stream, trim, stored_bytes],
     group: [
@@ -103,7 +103,7 @@ const ALSO_WHEN_FULL: &str = "#!lua flags=allow-oom\n";
 /// What scripts of each kind begin with. Those that append get no more than they need: Redis makes
 /// each function anew at each call.
 struct Beginnings {
-    nothing: &'static str,
+    alone: &'static str,
     append: String,
     stream: String,
     group: String,
@@ -129,7 +129,7 @@ impl Beginnings {
             json(&GroupSettings::default())?,
             include_str!("scripts/group.lua"),
         );
-        Ok(Self { nothing: "", append, stream, group })
+        Ok(Self { alone: ALSO_WHEN_FULL, append, stream, group })
     }
 }
 

@@ -5,6 +5,7 @@
 local consumer, room = ARGV[4], tonumber(ARGV[5])
 local settings = group_settings()
 local summary = redis.call('XPENDING', stream, name)
+restore_group()
 if type(settings.maxInFlight) == 'number' then
   local taken = summary[1] + redis.call('HLEN', out)
   for _, row in ipairs(summary[4] or {}) do

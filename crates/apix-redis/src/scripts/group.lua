@@ -30,10 +30,38 @@ local function register()
   redis.call('HSETNX', group, 'created', clock())
 end
 
+-- Each group that APIX uses has the consumer that holds what is parked, also while nothing is. Where
+-- it is missing, another service has made the group anew.
 local function make_group(from)
   redis.call('XGROUP', 'CREATE', stream, name, from)
+  redis.call('XGROUP', 'CREATECONSUMER', stream, name, PARKED)
   register()
   redis.call('HSET', group, 'floor', from)
+  redis.call('HDEL', group, 'remade')
+end
+
+-- The floor; one above the last id is of an earlier life of the stream.
+local function usable_floor()
+  local from = redis.call('HGET', group, 'floor') or '0-0'
+  return sortable(from) > sortable(last_id()) and '0-0' or from
+end
+
+-- Whatever was out may have been handed out once more than anything written down says.
+local function note_loss()
+  local seq = redis.call('HINCRBY', group, 'lossSeq', 1)
+  local marks = redis.call('HGET', group, 'marks') or ''
+  redis.call('HSET', group, 'marks', marks .. string.format('%.0f', seq) .. ':' .. last_id() .. ' ')
+end
+
+-- Sets a group that was lost, and made anew by another service, back to its floor.
+local function restore_group()
+  local is_new = redis.call('XGROUP', 'CREATECONSUMER', stream, name, PARKED) == 1
+  local was_lost = (is_new and redis.call('HEXISTS', group, 'floor') == 1)
+    or redis.call('HEXISTS', group, 'remade') == 1
+  if not was_lost then return end
+  redis.call('XGROUP', 'SETID', stream, name, usable_floor())
+  note_loss()
+  redis.call('HDEL', group, 'remade')
 end
 
 -- Makes the group where there is none: at the start the first time, and from its floor when it was
@@ -41,21 +69,13 @@ end
 local function ensure_group()
   ensure_stream()
   if group_row() then
+    restore_group()
     register()
     return false
   end
-  if redis.call('EXISTS', group) == 0 then
-    make_group('0-0')
-    return true
-  end
-  local from, last = redis.call('HGET', group, 'floor') or '0-0', last_id()
-  -- A floor above the last id is of an earlier life of the stream.
-  if sortable(from) > sortable(last) then from = '0-0' end
-  make_group(from)
-  -- Whatever was out may have been handed out once more than anything written down says.
-  local seq = redis.call('HINCRBY', group, 'lossSeq', 1)
-  local marks = redis.call('HGET', group, 'marks') or ''
-  redis.call('HSET', group, 'marks', marks .. string.format('%.0f', seq) .. ':' .. last .. ' ')
+  local is_first = redis.call('EXISTS', group) == 0
+  make_group(is_first and '0-0' or usable_floor())
+  if not is_first then note_loss() end
   return true
 end
 

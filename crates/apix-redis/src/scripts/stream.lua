@@ -21,7 +21,7 @@ local function ensure_stream()
     for _, kind in ipairs({ 'due:', 'side:', 'sideix:', 'out:', 'attempts:', 'held:' }) do
       redis.call('UNLINK', prefix .. kind .. name)
     end
-    redis.call('HDEL', prefix .. 'group:' .. name, 'floor', 'marks')
+    redis.call('HDEL', prefix .. 'group:' .. name, 'floor', 'marks', 'remade')
   end
   for _, name in ipairs(redis.call('SMEMBERS', channels)) do
     redis.call('UNLINK', prefix .. 'at:' .. name)

@@ -2,8 +2,8 @@
 -- ARGV[5] how many events at most. Returns how many leases were ended, -1 if the group is lost, and
 -- milliseconds to the next due time.
 local now = clock()
-local row = group_row()
-if not row then return { -1, -1 } end
+if not group_row() then return { -1, -1 } end
+restore_group()
 local swept = tonumber(redis.call('HGET', group, 'sweptAt') or '0')
 -- Another process did it just now. A clock that stepped back must not stop this.
 if swept <= now and now - swept < tonumber(ARGV[4]) then return { 0, due_in() } end
@@ -61,7 +61,7 @@ register()
 
 -- Just below the oldest event that is not acknowledged.
 local summary = redis.call('XPENDING', stream, name)
-local floor = summary[1] > 0 and before(summary[2]) or field(row, 'last-delivered-id')
+local floor = summary[1] > 0 and before(summary[2]) or field(group_row(), 'last-delivered-id')
 local floor_key = sortable(floor)
 if redis.call('HGET', group, 'floor') ~= floor then redis.call('HSET', group, 'floor', floor) end
 local marks = redis.call('HGET', group, 'marks')

@@ -253,3 +253,34 @@ async fn counts_are_kept_when_a_neighbour_is_first_after_the_loss() {
     assert!(third.delivery_count >= 3, "{}", third.delivery_count);
     assert_eq!(third.delivery_count, 4, "1 recorded, 1 hidden by the loss, 1 by the neighbour");
 }
+
+#[tokio::test]
+async fn a_group_that_a_neighbour_makes_anew_goes_on_where_it_was() {
+    let server = RedisServer::start().await;
+    let tenant = Tenant::on(&server).await;
+    let mut client = server.client();
+    tenant.add(1).await;
+    for count in 1..=3 {
+        let delivery = tenant.read_one("c").await;
+        assert_eq!(delivery.delivery_count, count);
+        tenant.retry(&delivery, 0).await.unwrap();
+    }
+    let fourth = tenant.read_one("c").await;
+    client.call(&["XGROUP", "DESTROY", STREAM, "processors"]);
+    client.call(&["XGROUP", "CREATE", STREAM, "processors", "0"]);
+    let fifth = tenant.read_one("c").await;
+    assert_eq!(fifth.event.message_id, fourth.event.message_id);
+    assert!(fifth.delivery_count >= 5, "{}", fifth.delivery_count);
+    tenant.acknowledge(&[fifth]).await;
+    // Made at the end: what nobody has read is not skipped.
+    let unread = tenant.add_many(5).await;
+    client.call(&["XGROUP", "DESTROY", STREAM, "processors"]);
+    client.call(&["XGROUP", "CREATE", STREAM, "processors", "$"]);
+    let mut came = std::collections::BTreeSet::new();
+    super::tenant::eventually("all come", async || {
+        let some = tenant.read("c", 10, 100).await;
+        came.extend(some.iter().map(|one| one.event.message_id));
+        unread.iter().all(|id| came.contains(id))
+    })
+    .await;
+}
