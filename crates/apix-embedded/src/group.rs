@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::clock::Now;
 use crate::held::{Agenda, Consumer, Held, HeldState, Kept};
+use crate::journal::Journal;
 use crate::waiting::Waiter;
 
 /// A number of a stream, never used twice in one folder.
@@ -15,15 +16,11 @@ pub(crate) type StreamNo = u64;
 /// A number of a group, never used twice in one folder.
 pub(crate) type GroupNo = u64;
 
-/// What the store has of a group beside its rows of their own.
-#[derive(Debug, Default)]
-pub(crate) struct Journal {
-    /// Rows with changes since the last snapshot.
-    pub(crate) rows: Vec<u64>,
-    /// Their bytes.
-    pub(crate) bytes: usize,
-    /// Bytes of the last snapshot.
-    pub(crate) snapshot_bytes: usize,
+/// What is held, and the [segment](crate::journal) that the store has it in; 0 for none.
+#[derive(Debug)]
+struct Entry {
+    held: Held,
+    segment: u64,
 }
 
 /// The state of one consumer group.
@@ -37,7 +34,7 @@ pub(crate) struct GroupState {
     pub(crate) cursor: MessageId,
     /// Events that were removed before the group had finished them.
     pub(crate) lost: u64,
-    held: BTreeMap<MessageId, Held>,
+    held: BTreeMap<MessageId, Entry>,
     agenda: Agenda,
     /// Below this nothing pins the stream: where the search for the oldest pin begins.
     pin_hint: MessageId,
@@ -87,11 +84,11 @@ impl GroupState {
     }
 
     pub(crate) fn held(&self, id: MessageId) -> Option<&Held> {
-        self.held.get(&id)
+        self.held.get(&id).map(|entry| &entry.held)
     }
 
     pub(crate) fn all_held(&self) -> impl Iterator<Item = (MessageId, &Held)> {
-        self.held.iter().map(|(id, held)| (*id, held))
+        self.held.iter().map(|(id, entry)| (*id, &entry.held))
     }
 
     pub(crate) fn held_after(&self, id: MessageId) -> usize {
@@ -124,7 +121,7 @@ impl GroupState {
         let pin = self
             .held
             .range(self.pin_hint..)
-            .find(|(_, held)| held.copy.is_none())
+            .find(|(_, entry)| entry.held.copy.is_none())
             .map(|(id, _)| *id);
         self.pin_hint = pin.unwrap_or(self.cursor);
         pin
@@ -151,44 +148,63 @@ impl GroupState {
 
     /// Puts an event in, in the place of what was held under its id.
     pub(crate) fn put(&mut self, id: MessageId, held: Held) {
+        self.touch(id, self.held.get(&id).map_or(0, |before| before.segment));
         self.restore(id, held);
-        self.touched.push(id);
     }
 
     /// [`put`](Self::put) of what the store already has.
     pub(crate) fn restore(&mut self, id: MessageId, held: Held) {
         if let Some(before) = self.held.get(&id) {
-            self.agenda.remove(id, before);
+            self.agenda.remove(id, &before.held);
         }
         self.agenda.add(id, &held);
         self.pin_hint = self.pin_hint.min(id);
-        self.held.insert(id, held);
+        self.held.insert(id, Entry { held, segment: 0 });
     }
 
     /// Takes an event out: it is finished, or given up, or lost.
     pub(crate) fn take(&mut self, id: MessageId) -> Option<Held> {
-        let held = self.unrestore(id)?;
-        self.touched.push(id);
-        Some(held)
+        let segment = self.held.get(&id)?.segment;
+        self.touch(id, segment);
+        self.unrestore(id)
     }
 
     /// [`take`](Self::take) of what the store no longer has.
     pub(crate) fn unrestore(&mut self, id: MessageId) -> Option<Held> {
-        let held = self.held.remove(&id)?;
+        let Entry { held, .. } = self.held.remove(&id)?;
         self.agenda.remove(id, &held);
         Some(held)
     }
 
     /// Changes what is held; `kept` says that the store need not know.
     fn change(&mut self, id: MessageId, kept: bool, change: impl FnOnce(&mut Held)) {
-        if let Some(held) = self.held.get_mut(&id) {
+        if let Some(Entry { held, segment }) = self.held.get_mut(&id) {
             self.agenda.remove(id, held);
             change(held);
             self.agenda.add(id, held);
             if !kept {
-                self.touched.push(id);
+                let segment = std::mem::take(segment);
+                self.touch(id, segment);
             }
         }
+    }
+
+    /// The next commit writes what becomes of `id`, which was in `segment`.
+    fn touch(&mut self, id: MessageId, segment: u64) {
+        self.journal.spend(segment);
+        self.touched.push(id);
+    }
+
+    /// Notes that `id` is written in `segment` alone.
+    pub(crate) fn settle_in(&mut self, id: MessageId, segment: u64) {
+        if let Some(entry) = self.held.get_mut(&id) {
+            entry.segment = segment;
+        }
+    }
+
+    /// Notes that all rows of the store were read.
+    pub(crate) fn note_loaded(&mut self) {
+        self.journal.loaded(self.held.keys().copied());
     }
 
     /// Hands an event to `consumer`, for the first time or again. Returns the delivery count.
@@ -291,7 +307,7 @@ impl GroupState {
 
     /// Whether `holder`, or anyone if none is named, has the event.
     pub(crate) fn is_held_by(&self, id: MessageId, holder: Option<&Holder>) -> bool {
-        let Some(held) = self.held.get(&id).filter(|held| held.is_pending()) else { return false };
+        let Some(held) = self.held(id).filter(|held| held.is_pending()) else { return false };
         holder.is_none_or(|holder| {
             held.consumer.as_ref() == Some(&holder.consumer)
                 && holder.delivery_count.is_none_or(|count| count == held.count)
@@ -299,7 +315,7 @@ impl GroupState {
     }
 
     /// Lets everything go and reads on after `cursor`.
-    pub(crate) fn seek(&mut self, cursor: MessageId) -> BTreeMap<MessageId, Held> {
+    pub(crate) fn seek(&mut self, cursor: MessageId) -> Vec<(MessageId, Held)> {
         self.cursor = cursor;
         self.reset = true;
         self.touched.clear();
@@ -307,12 +323,13 @@ impl GroupState {
     }
 
     /// Lets everything go.
-    pub(crate) fn clear_held(&mut self) -> BTreeMap<MessageId, Held> {
+    pub(crate) fn clear_held(&mut self) -> Vec<(MessageId, Held)> {
         let mut consumers = std::mem::take(&mut self.agenda.consumers);
         consumers.values_mut().for_each(|consumer| consumer.pending = 0);
         self.agenda = Agenda { consumers, ..Agenda::default() };
         self.pin_hint = MessageId::MIN;
-        std::mem::take(&mut self.held)
+        let held = std::mem::take(&mut self.held);
+        held.into_iter().map(|(id, entry)| (id, entry.held)).collect()
     }
 
     /// The cursor or a counter changed.

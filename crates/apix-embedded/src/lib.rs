@@ -60,6 +60,7 @@ mod folder;
 mod group;
 mod held;
 mod hybrid;
+mod journal;
 mod lock;
 mod options;
 mod reading;

@@ -170,7 +170,9 @@ impl Engine {
             self.next_change_row = self.next_change_row.max(upto + 1);
             snapshots.insert(group, upto);
             if let Some(group) = self.groups.get_mut(&group) {
-                group.journal.snapshot_bytes = bytes;
+                if !record.held.is_empty() {
+                    group.journal.add_loaded_snapshot(bytes);
+                }
                 apply(group, record, now);
             }
             Ok(())
@@ -180,11 +182,12 @@ impl Engine {
             let old = snapshots.get(&group).is_some_and(|upto| row <= *upto);
             let Some(group) = self.groups.get_mut(&group).filter(|_| !old) else { return Ok(()) };
             let damage = || damaged(format_args!("apix.db: table group_change, row {row}"));
-            group.journal.rows.push(row);
-            group.journal.bytes += data.len();
+            group.journal.add_loaded(row, data.len());
             apply(group, group_codec::decode(data).ok_or_else(damage)?, now);
             Ok(())
-        })
+        })?;
+        self.groups.values_mut().for_each(GroupState::note_loaded);
+        Ok(())
     }
 
     fn load_keys(&mut self, store: &Store, turn: &mut Turn) -> Result<()> {

@@ -11,6 +11,7 @@ mod handout;
 mod load;
 mod manage;
 mod range;
+mod record;
 mod settle;
 mod state;
 mod stats;

@@ -8,19 +8,12 @@ use super::feeds::Feeds;
 use super::trim::TrimPlan;
 use super::turn::Turn;
 use crate::clock::Now;
-use crate::codec::{group as group_codec, rows};
+use crate::codec::rows;
 use crate::dead_blocks::DeadBlocks;
 use crate::group::{GroupNo, GroupState, StreamNo};
 use crate::row_log::RowLog;
 use crate::store::{Change, Store, StoreFault, StoreOptions};
 use crate::stream_state::StreamState;
-
-/// A snapshot of a group is not worth its bytes before so many bytes of changes.
-const MIN_CHANGES_BYTES: usize = 64 << 10;
-
-/// Events with all their attempts take up to 22 KiB each: so a row stays far below what SQLite can
-/// hold.
-const HELD_PER_ROW: usize = 5_000;
 
 /// About what a record in memory takes beside its own bytes: its allocation, what shares it, and its
 /// places in two queues.
@@ -282,47 +275,6 @@ impl Engine {
         }
     }
 
-    fn write_group_changes(&mut self, turn: &mut Turn, no: GroupNo) {
-        let Some(group) = self.groups.get_mut(&no) else { return };
-        let Some(changes) = group.take_changes() else { return };
-        if self.store.is_none() {
-            return;
-        }
-        let grown = group.journal.bytes > MIN_CHANGES_BYTES.max(group.journal.snapshot_bytes);
-        let whole = grown || changes.reset;
-        let ids =
-            if whole { group.all_held().map(|(id, _)| id).collect() } else { changes.touched };
-        let mut rest = &ids[..];
-        let mut written = 0;
-        // At least one row, also when nothing is held: for the cursor.
-        loop {
-            let (some, left) = rest.split_at(rest.len().min(HELD_PER_ROW));
-            let begins = whole && written == 0;
-            let held = some.iter().map(|id| (*id, group.held(*id)));
-            let data = group_codec::encode(group.cursor, group.lost, begins, some.len(), held);
-            written += data.len();
-            let row = self.next_change_row;
-            self.next_change_row += 1;
-            turn.batch.changes.push(if begins {
-                let rows = std::mem::take(&mut group.journal.rows);
-                Change::PutSnapshot { group: no, upto: row, data, rows }
-            } else {
-                group.journal.rows.push(row);
-                Change::PutDelta { row, group: no, data }
-            });
-            if left.is_empty() {
-                break;
-            }
-            rest = left;
-        }
-        if whole {
-            group.journal.snapshot_bytes = written;
-            group.journal.bytes = 0;
-        } else {
-            group.journal.bytes += written;
-        }
-    }
-
     /// Writes the turn. In memory there is nothing to write.
     pub(crate) fn commit(&mut self, turn: &Turn) -> Result<(), StoreFault> {
         match &mut self.store {
@@ -381,7 +333,7 @@ impl Engine {
         for waiter in group.waiters.drain(..) {
             turn.answer(waiter.answer, Ok(None));
         }
-        let rows = std::mem::take(&mut group.journal.rows);
+        let rows = group.journal.clear();
         turn.batch.changes.push(Change::DropGroup { no, rows });
         turn.batch.flush = true;
     }

@@ -36,13 +36,15 @@ pub(crate) enum Change {
         group: GroupNo,
         data: Vec<u8>,
     },
-    /// All of a group's state; it voids these rows of changes.
+    /// What a group's state begins with; it voids these rows of changes.
     PutSnapshot {
         group: GroupNo,
         upto: u64,
         data: Vec<u8>,
         rows: Vec<u64>,
     },
+    /// Rows of changes go, in ascending order: others tell of what they told.
+    DropDeltas(Vec<u64>),
     PutCopy {
         group: GroupNo,
         id: MessageId,

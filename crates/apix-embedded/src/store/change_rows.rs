@@ -100,6 +100,7 @@ fn group(connection: &Connection, change: &Change) -> Result<usize> {
             run(connection, sql, params![signed(*group), signed(*upto), data])?;
             drop_deltas(connection, rows).map(|bytes| bytes + data.len())
         }
+        Change::DropDeltas(rows) => drop_deltas(connection, rows),
         Change::PutCopy { group, id, data } => {
             put_event(connection, "group_copy", *group, *id, data)
         }
@@ -132,8 +133,11 @@ fn drop_event(connection: &Connection, table: &str, group: u64, id: MessageId) -
 }
 
 fn drop_deltas(connection: &Connection, rows: &[u64]) -> Result<usize> {
-    let mut delete = connection.prepare_cached("DELETE FROM group_change WHERE row = ?1")?;
-    rows.iter().try_for_each(|row| delete.execute([signed(*row)]).map(drop))?;
+    let sql = "DELETE FROM group_change WHERE row BETWEEN ?1 AND ?2";
+    let mut delete = connection.prepare_cached(sql)?;
+    for run in rows.chunk_by(|a, b| a + 1 == *b) {
+        delete.execute([signed(run[0]), signed(run[run.len() - 1])])?;
+    }
     Ok(SMALL_ROW_BYTES * (1 + rows.len()))
 }
 

@@ -11,5 +11,6 @@ mod ledger;
 mod load;
 mod marks;
 mod model;
+mod parked;
 mod property;
 mod scene;
