@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, warn};
 
@@ -21,7 +22,7 @@ const LOOKED_AFTER: Duration = Duration::from_secs(120);
 const REMEMBERED: Duration = Duration::from_secs(900);
 /// Groups that are swept in one round trip.
 const AT_ONCE: usize = 64;
-/// The most leases that one call of the script ends.
+/// The most leases that one call of the script ends; it looks at ten times as many.
 const PAGE: i64 = 200;
 
 impl Shared {
@@ -60,22 +61,24 @@ impl Shared {
         let known: Vec<_> = groups.iter().map(|group| group.due()).collect();
         let mut pipeline = Pipeline::default();
         for group in groups {
-            pipeline.push_written(&self.scripts.sweep.by_digest(&self.sweep_arguments(group)));
+            let arguments = self.sweep_arguments(group, &Swept::default());
+            pipeline.push_written(&self.scripts.sweep.by_digest(&arguments));
         }
         let replies = self.link(first.keys.stream()).call(pipeline).await?;
         for ((group, reply), before) in groups.iter().zip(&replies).zip(known) {
-            let done = match reply.reply() {
-                Ok(swept) => read_sweep(&swept).inspect(|(_, due_in)| {
-                    group.learn_due(before, *due_in);
-                }),
-                Err(_) => Ok((PAGE, -1)),
+            // What failed is tried by itself, which also gives a server its script again.
+            let swept = match reply.reply() {
+                Ok(reply) => Swept::read(&reply)?,
+                Err(_) => Swept::default(),
             };
-            if matches!(done, Ok((0..PAGE, _))) {
-                continue;
+            if reply.error().is_none() && !swept.is_lost {
+                group.learn_due(before, swept.due_in);
+                if swept.resume.is_none() {
+                    continue;
+                }
             }
-            match self.sweep(group).await {
+            match self.sweep(group, swept).await {
                 Ok(()) => {}
-                // A key that holds something else must not keep the others from being swept.
                 Err(fault) if is_group_lost(&fault) || fault.kind() == ErrorKind::Conflict => {}
                 Err(fault) => return Err(fault),
             }
@@ -83,39 +86,64 @@ impl Shared {
         Ok(())
     }
 
-    fn sweep_arguments(&self, group: &LocalGroup) -> Arguments {
+    fn sweep_arguments(&self, group: &LocalGroup, after: &Swept) -> Arguments {
         // A little less than the interval, so that one process alone sweeps at each tick.
         let every = self.options.sweep_every.as_millis() * 3 / 4;
-        Self::group_arguments(group, "").and(every.to_string()).and(PAGE.to_string())
+        let (consumer, id) = after.resume.clone().unwrap_or_default();
+        Self::group_arguments(group, "")
+            .and(every.to_string())
+            .and(PAGE.to_string())
+            .and(consumer)
+            .and(id)
     }
 
-    async fn sweep(&self, group: &LocalGroup) -> Result<()> {
-        // A little less than the interval, so that one process alone sweeps at each tick.
-        let every = self.options.sweep_every.as_millis() * 3 / 4;
+    /// Goes on after `swept` until all was looked at.
+    async fn sweep(&self, group: &LocalGroup, mut swept: Swept) -> Result<()> {
         loop {
-            let before = group.due();
-            let arguments =
-                Self::group_arguments(group, "").and(every.to_string()).and(PAGE.to_string());
-            let reply = self.group_script(&self.scripts.sweep, group, &arguments).await?.reply()?;
-            let (ended, due_in) = read_sweep(&reply)?;
-            if ended < 0 {
+            if swept.is_lost {
                 debug!(group = %group.name, stream = %group.stream, "the consumer group was lost");
                 return self.make_group(group).await;
             }
-            group.learn_due(before, due_in);
-            if ended > 0 {
+            let before = group.due();
+            let arguments = self.sweep_arguments(group, &swept);
+            let reply = self.group_script(&self.scripts.sweep, group, &arguments).await?.reply()?;
+            swept = Swept::read(&reply)?;
+            if swept.is_lost {
+                continue;
+            }
+            group.learn_due(before, swept.due_in);
+            if swept.ended > 0 {
+                let ended = swept.ended;
                 debug!(ended, group = %group.name, stream = %group.stream, "leases ended");
             }
-            if ended < PAGE {
+            if swept.resume.is_none() {
                 return Ok(());
             }
         }
     }
 }
 
-/// How many leases were ended (-1: the group is lost), and when the next event is due.
-fn read_sweep(reply: &Reply) -> Result<(i64, i64)> {
-    let [ended, due_in] = reply.array() else { return Err(malformed("a sweep")) };
-    let ended = ended.int().ok_or_else(|| malformed("a sweep"))?;
-    Ok((ended, due_in.int().unwrap_or(-1)))
+/// What one call of the script did.
+#[derive(Default)]
+struct Swept {
+    ended: i64,
+    is_lost: bool,
+    /// Milliseconds to the next due time; negative if there is none.
+    due_in: i64,
+    /// The consumer and id to go on after, as far as not all was looked at.
+    resume: Option<(Bytes, Bytes)>,
+}
+
+impl Swept {
+    fn read(reply: &Reply) -> Result<Self> {
+        let [ended, due_in, consumer, id] = reply.array() else { return Err(malformed("a sweep")) };
+        let ended = ended.int().ok_or_else(|| malformed("a sweep"))?;
+        let resume = consumer.text().cloned().zip(id.text().cloned());
+        Ok(Self {
+            ended,
+            is_lost: ended < 0,
+            due_in: due_in.int().unwrap_or(-1),
+            resume: resume.filter(|(consumer, _)| !consumer.is_empty()),
+        })
+    }
 }

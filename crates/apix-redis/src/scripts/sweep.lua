@@ -1,13 +1,16 @@
 -- Ends leases that ran out, saves the floor, and tidies. ARGV[4] is how often at most, in ms,
--- ARGV[5] how many events at most. Returns how many leases were ended, -1 if the group is lost, and
--- milliseconds to the next due time.
+-- ARGV[5] how many events at most, ARGV[6] and [7] the consumer and id to go on after ('' at first).
+-- Returns how many leases were ended, -1 if the group is lost, milliseconds to the next due time, and
+-- where to go on, as far as not all was looked at.
 local now = clock()
-if not group_row() then return { -1, -1 } end
+if not group_row() then return { -1, -1, '', '' } end
 restore_group()
+local resume, resume_id = ARGV[6], ARGV[7]
 local swept = tonumber(redis.call('HGET', group, 'sweptAt') or '0')
 -- Another process did it just now. A clock that stepped back must not stop this.
-if swept <= now and now - swept < tonumber(ARGV[4]) then return { 0, due_in() } end
-local settings, left = group_settings(), tonumber(ARGV[5])
+if resume == '' and swept <= now and now - swept < tonumber(ARGV[4]) then return { 0, due_in(), '', '' } end
+-- What is held for longer than the lease only costs looks, of which a call may do more.
+local settings, left, looks = group_settings(), tonumber(ARGV[5]), 10 * ARGV[5]
 local lease = settings.leaseMs
 local lease_changed, longer_lease = old_lease()
 
@@ -27,20 +30,22 @@ local function expire(id, owner, count)
   if fields then bury(id, fields, 'event', LEASE_EXPIRED) else lost(id) end
 end
 
-local ended = 0
+local ended, next_consumer, next_id = 0, '', ''
 -- Consumer by consumer: a look at the whole group costs by all that is pending.
-local function sweep_consumer(owner)
-  local from = '-'
-  while left > 0 do
-    local rows = redis.call('XPENDING', stream, name, 'IDLE', lease, from, '+', math.min(left, 100), owner)
+local function sweep_consumer(owner, from)
+  while true do
+    local rows = redis.call('XPENDING', stream, name, 'IDLE', lease, from, '+', 100, owner)
     for _, entry in ipairs(rows) do
-      local id = entry[1]
-      left = left - 1
-      if not is_held(id, entry[3]) then
-        expire(id, owner, entry[4])
-        ended = ended + 1
+      if left <= 0 or looks <= 0 then
+        next_consumer, next_id = owner, from
+        return
       end
-      from = '(' .. id
+      looks = looks - 1
+      if not is_held(entry[1], entry[3]) then
+        expire(entry[1], owner, entry[4])
+        ended, left = ended + 1, left - 1
+      end
+      from = '(' .. entry[1]
     end
     if #rows == 0 then return end
   end
@@ -48,14 +53,17 @@ end
 
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, name)) do
   local owner = field(consumer, 'name')
-  if owner ~= PARKED then
+  if owner ~= PARKED and (resume == '' or resume == owner) and next_consumer == '' then
+    local from = resume == owner and resume_id or '-'
+    resume = ''
     if field(consumer, 'pending') > 0 then
-      sweep_consumer(owner)
+      sweep_consumer(owner, from)
     elseif field(consumer, 'idle') > 3600000 then
       redis.call('XGROUP', 'DELCONSUMER', stream, name, owner)
     end
   end
 end
+if next_consumer ~= '' then return { ended, due_in(), next_consumer, next_id } end
 redis.call('ZREMRANGEBYSCORE', held, '-inf', now)
 register()
 
@@ -81,5 +89,5 @@ if redis.call('EXISTS', attempts) == 1 then
     end
   end
 end
-if left > 0 then redis.call('HSET', group, 'sweptAt', string.format('%.0f', now)) end
-return { ended, due_in() }
+redis.call('HSET', group, 'sweptAt', string.format('%.0f', now))
+return { ended, due_in(), '', '' }

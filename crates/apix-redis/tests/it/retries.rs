@@ -103,6 +103,38 @@ async fn a_hundred_thousand_parked_events_slow_nobody() {
 }
 
 #[tokio::test]
+async fn long_leases_do_not_keep_others_from_ending() {
+    let server = RedisServer::start().await;
+    let tenant = Tenant::on(&server).await;
+    tenant.set_lease(400).await;
+    for _ in 0..6 {
+        tenant.add_many(1_000).await;
+        let extended = tenant
+            .read("a-long", 1_000, 1_000)
+            .await
+            .iter()
+            .map(|delivery| {
+                (delivery.receipt(), Settlement::Extend { lease: Duration::from_secs(600) })
+            })
+            .collect();
+        for settled in tenant.broker.settle(&tenant.group, extended).await.unwrap() {
+            settled.unwrap();
+        }
+    }
+    tenant.add_many(5).await;
+    assert_eq!(tenant.read("b-dies", 5, 1_000).await.len(), 5);
+    let mut came = std::collections::BTreeSet::new();
+    super::tenant::eventually("the abandoned ones come", async || {
+        came.extend(tenant.read("c", 5, 100).await.iter().map(|one| one.event.message_id));
+        came.len() == 5
+    })
+    .await;
+    // The others are still held.
+    let stats = tenant.broker.group_stats(&tenant.group).await.unwrap();
+    assert_eq!(stats.pending, 6_005);
+}
+
+#[tokio::test]
 async fn a_late_acknowledgement_takes_nothing_from_the_next_holder() {
     let server = RedisServer::start().await;
     let (tenant, other) = (Tenant::on(&server).await, Tenant::on(&server).await);
