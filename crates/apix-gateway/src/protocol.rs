@@ -23,6 +23,10 @@ const MAX_ID_BYTES: usize = 130;
 /// Why the server closes a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CloseReason {
+    /// The client has broken RFC 6455.
+    Protocol,
+    /// The frame is no UTF-8.
+    NotUtf8,
     /// The frame is larger than the limit.
     TooBig,
     /// The token has ended: come back with a new one.
@@ -41,6 +45,8 @@ impl CloseReason {
     /// The WebSocket close code.
     pub(crate) const fn code(self) -> u16 {
         match self {
+            Self::Protocol => 1002,
+            Self::NotUtf8 => 1007,
             Self::TooBig => 1009,
             Self::TokenEnded => 4002,
             Self::TooSlow => 4008,
@@ -57,12 +63,14 @@ impl CloseReason {
             Self::TooSlow => Some(Counted::TooSlow),
             Self::Limit => Some(Counted::MessageRate),
             Self::Ended => Some(Counted::EndedByOperator),
-            Self::TokenEnded | Self::Draining => None,
+            Self::Protocol | Self::NotUtf8 | Self::TokenEnded | Self::Draining => None,
         }
     }
 
     pub(crate) const fn text(self) -> &'static str {
         match self {
+            Self::Protocol => "a frame breaks the protocol",
+            Self::NotUtf8 => "the frame is no UTF-8",
             Self::TooBig => "the frame is too large",
             Self::TokenEnded => "the token has ended",
             Self::TooSlow => "too slow",

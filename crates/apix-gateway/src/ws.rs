@@ -48,6 +48,8 @@ const REQUESTS_AHEAD: usize = 16;
 const FRAMES_PER_FLUSH: usize = 64;
 /// How long the other side may take to answer a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the goodbye to a client that broke the protocol may take to arrive.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The token of a live client: by the header, or, where a browser cannot send one, by the query,
 /// a ticket there, or (WebSocket only) a subprotocol.
@@ -144,7 +146,8 @@ enum Incoming {
     Binary,
     /// The answer to the last ping, which took so long.
     Pong(Duration),
-    TooBig,
+    /// What breaks the protocol, and the code for that.
+    Broken(CloseReason),
     /// The client is gone, or has said goodbye.
     End,
 }
@@ -251,7 +254,7 @@ impl Connection {
                 self.session.registered().measured(rtt_ms);
                 return Ok(None);
             }
-            Some(Incoming::TooBig) => return Ok(Some(Some(CloseReason::TooBig))),
+            Some(Incoming::Broken(reason)) => return Ok(Some(Some(reason))),
             Some(Incoming::End) | None => return Ok(Some(None)),
         };
         self.send(answer).await?;
@@ -325,8 +328,15 @@ async fn read(
                 None => continue,
             },
             Ok(Message::Close(_)) => Incoming::End,
-            Err(fault) if is_too_big(&fault) => Incoming::TooBig,
-            Err(_) => break,
+            Err(fault) => {
+                if let Some(reason) = broken(&fault) {
+                    let _ = incoming.send(Incoming::Broken(reason)).await;
+                    // What follows a broken frame has no bound, so it is not read; closing at
+                    // once with it unread would take the goodbye from the client again.
+                    tokio::time::sleep(GOODBYE_TIMEOUT).await;
+                }
+                break;
+            }
         };
         if incoming.send(passed_on).await.is_err() {
             return;
@@ -335,9 +345,19 @@ async fn read(
     let _ = incoming.send(Incoming::End).await;
 }
 
-/// axum hides the kind of a fault; its text is all that tells.
-fn is_too_big(fault: &axum::Error) -> bool {
-    fault.to_string().contains("too long")
+/// How the client has broken the protocol; nothing if the connection itself broke. axum hides the
+/// kind of a fault; its text is all that tells.
+fn broken(fault: &axum::Error) -> Option<CloseReason> {
+    let text = fault.to_string();
+    if text.contains("too long") {
+        Some(CloseReason::TooBig)
+    } else if text.contains("UTF-8") {
+        Some(CloseReason::NotUtf8)
+    } else if text.contains("protocol error") && !text.contains("without closing handshake") {
+        Some(CloseReason::Protocol)
+    } else {
+        None
+    }
 }
 
 fn encode(outgoing: &Outgoing) -> Message {

@@ -11,6 +11,7 @@ mod edge;
 mod errors;
 mod events;
 mod failing;
+mod frames;
 mod groups;
 mod hub;
 mod isolation;
