@@ -64,15 +64,23 @@ pub(crate) fn is_broken(error: &Error) -> bool {
     error.message() == BROKEN
 }
 
+const NOT_SENT: &str = "Redis cannot be reached; the call was not sent";
+const CLOSED: &str = "the broker has been closed";
+
+/// Whether it is about the connection: another call would fare no better. All else is about what
+/// the call was for.
+pub(crate) fn is_disconnected(error: &Error) -> bool {
+    [BROKEN, NOT_SENT, CLOSED].contains(&error.message())
+}
+
 /// The call was never sent.
 pub(crate) fn not_sent(why: impl Into<Cow<'static, str>>) -> Error {
-    Error::unavailable("Redis cannot be reached; the call was not sent")
-        .with_source(why.into().into_owned())
+    Error::unavailable(NOT_SENT).with_source(why.into().into_owned())
 }
 
 /// The broker was closed.
 pub(crate) fn closed() -> Error {
-    Error::unavailable("the broker has been closed")
+    Error::unavailable(CLOSED)
 }
 
 /// The setting of this name cannot be used as it stands.
@@ -110,5 +118,6 @@ mod tests {
             assert_eq!(refused(text.as_bytes()).kind(), kind, "{text}");
         }
         assert!(has_code(&refused(b"NOGROUP x"), "NOGROUP"));
+        assert!(is_disconnected(&not_sent("")) && !is_disconnected(&refused(b"LOADING x")));
     }
 }

@@ -203,6 +203,8 @@ pub(crate) struct LocalGroup {
     settings: Mutex<Option<(Arc<GroupSettings>, Instant)>>,
     due: watch::Sender<Due>,
     read_at: Mutex<Option<Instant>>,
+    /// The last look for ended leases succeeded.
+    is_swept: AtomicBool,
 }
 
 impl LocalGroup {
@@ -216,6 +218,7 @@ impl LocalGroup {
             // Until it has been looked, something may be due.
             due: watch::Sender::new(Due { at: Some(Instant::now()), heard: 0 }),
             read_at: Mutex::default(),
+            is_swept: AtomicBool::new(true),
         }
     }
 
@@ -277,6 +280,11 @@ impl LocalGroup {
     /// The group is being read here, so its leases are looked after here.
     pub(crate) fn reads(&self) {
         *lock(&self.read_at) = Some(Instant::now());
+    }
+
+    /// Whether its leases could be looked after; returns whether that is new.
+    pub(crate) fn sweeps(&self, done: bool) -> bool {
+        self.is_swept.swap(done, Ordering::Relaxed) != done
     }
 
     pub(crate) fn read_within(&self, age: Duration) -> bool {

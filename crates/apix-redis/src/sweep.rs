@@ -7,9 +7,9 @@ use bytes::Bytes;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, warn};
 
-use apix::{ErrorKind, Result};
+use apix::{Error, Result};
 
-use crate::error::{cause, malformed};
+use crate::error::{cause, is_disconnected, malformed};
 use crate::local::LocalGroup;
 use crate::resp::Reply;
 use crate::shared::{Shared, is_group_lost};
@@ -67,20 +67,25 @@ impl Shared {
         let replies = self.link(first.keys.stream()).call(pipeline).await?;
         for ((group, reply), before) in groups.iter().zip(&replies).zip(known) {
             // What failed is tried by itself, which also gives a server its script again.
-            let swept = match reply.reply() {
-                Ok(reply) => Swept::read(&reply)?,
+            let swept = reply.reply().and_then(|reply| Swept::read(&reply));
+            let swept = match swept {
+                Ok(swept) if swept.is_lost => swept,
+                Ok(swept) => {
+                    group.learn_due(before, swept.due_in);
+                    if swept.resume.is_none() {
+                        group.sweeps(true);
+                        continue;
+                    }
+                    swept
+                }
                 Err(_) => Swept::default(),
             };
-            if reply.error().is_none() && !swept.is_lost {
-                group.learn_due(before, swept.due_in);
-                if swept.resume.is_none() {
-                    continue;
-                }
-            }
             match self.sweep(group, swept).await {
-                Ok(()) => {}
-                Err(fault) if is_group_lost(&fault) || fault.kind() == ErrorKind::Conflict => {}
-                Err(fault) => return Err(fault),
+                Err(fault) if is_disconnected(&fault) => return Err(fault),
+                Err(fault) if !is_group_lost(&fault) => could_not_sweep(group, &fault),
+                _ => {
+                    group.sweeps(true);
+                }
             }
         }
         Ok(())
@@ -120,6 +125,14 @@ impl Shared {
                 return Ok(());
             }
         }
+    }
+}
+
+/// One group, such as one whose keys hold something else, must not keep the others from being swept.
+/// It is told once, not at each sweep.
+fn could_not_sweep(group: &LocalGroup, fault: &Error) {
+    if group.sweeps(false) {
+        warn!(error = %fault, cause = cause(fault), group = %group.name, stream = %group.stream, "could not look for ended leases of a group");
     }
 }
 

@@ -9,7 +9,7 @@ use tracing::warn;
 
 use apix::{ErrorKind, Result, StreamKey, TenantId};
 
-use crate::error::{cause, malformed};
+use crate::error::{cause, is_disconnected, malformed};
 use crate::local::LocalStream;
 use crate::resp::Reply;
 use crate::shared::Shared;
@@ -54,23 +54,17 @@ impl Shared {
             }
             let mut streams: BTreeSet<StreamKey> =
                 self.locals.recent(IN_USE).iter().map(|stream| stream.key.clone()).collect();
-            let outcome = if Instant::now() >= others_at {
+            if Instant::now() >= others_at {
                 others_at = Instant::now() + OTHERS_EVERY;
-                self.add_others(&mut streams).await
-            } else {
-                Ok(())
-            };
-            let outcome = match outcome {
-                Ok(()) => self.trim_all(&streams).await,
-                failed => failed,
-            };
-            if let Err(fault) = outcome {
+                self.add_others(&mut streams).await;
+            }
+            if let Err(fault) = self.trim_all(&streams).await {
                 warn!(error = %fault, cause = cause(&fault), "could not apply retention");
             }
         }
     }
 
-    async fn add_others(&self, streams: &mut BTreeSet<StreamKey>) -> Result<()> {
+    async fn add_others(&self, streams: &mut BTreeSet<StreamKey>) {
         let tenants: BTreeSet<TenantId> =
             streams.iter().map(|stream| stream.tenant().clone()).collect();
         for tenant in tenants {
@@ -78,11 +72,13 @@ impl Shared {
             else {
                 continue;
             };
-            for name in self.list_streams(&tenant).await? {
-                streams.insert(any.sibling(name));
+            match self.list_streams(&tenant).await {
+                Ok(names) => streams.extend(names.into_iter().map(|name| any.sibling(name))),
+                Err(fault) => {
+                    warn!(error = %fault, cause = cause(&fault), %tenant, "could not list streams for retention");
+                }
             }
         }
-        Ok(())
     }
 
     async fn trim_all(&self, streams: &BTreeSet<StreamKey>) -> Result<()> {
@@ -106,20 +102,28 @@ impl Shared {
         let replies = self.link(&first.keys.stream).call(pipeline).await?;
         for (local, reply) in streams.iter().zip(&replies) {
             // What failed is tried by itself, which also gives a server its script again.
-            let mut more = match reply.reply() {
-                Ok(reply) => read_trim(&reply)?.1,
-                Err(_) => true,
-            };
-            for _ in 0..CALLS {
-                if !more {
-                    break;
+            if matches!(reply.reply().and_then(|reply| read_trim(&reply)), Ok((_, false))) {
+                continue;
+            }
+            match self.trim_on(local).await {
+                Err(fault) if is_disconnected(&fault) => return Err(fault),
+                // One stream must not keep the others from being trimmed. That a key holds something
+                // else is for those to hear who use it.
+                Err(fault) if fault.kind() == ErrorKind::Conflict => {}
+                Err(fault) => {
+                    let stream = &local.key;
+                    warn!(error = %fault, cause = cause(&fault), %stream, "could not apply retention to a stream");
                 }
-                more = match self.trim_once(local, Duration::ZERO).await {
-                    Ok((_, more)) => more,
-                    // A key that holds something else must not keep the others from being trimmed.
-                    Err(fault) if fault.kind() == ErrorKind::Conflict => false,
-                    Err(fault) => return Err(fault),
-                };
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn trim_on(&self, local: &LocalStream) -> Result<()> {
+        for _ in 0..CALLS {
+            if !self.trim_once(local, Duration::ZERO).await?.1 {
+                break;
             }
         }
         Ok(())

@@ -225,3 +225,44 @@ async fn a_key_of_another_kind_is_a_conflict() {
     let refused = tenant.broker.append(&tenant.stream, vec![super::tenant::event(1)]).await;
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Conflict);
 }
+
+#[tokio::test]
+async fn a_stream_with_broken_keys_disturbs_no_other() {
+    let server = RedisServer::start().await;
+    let options = apix_redis::RedisOptions {
+        trim_every: std::time::Duration::from_millis(200),
+        ..server.options()
+    };
+    let tenant = Tenant::with(apix_redis::RedisBroker::connect(options).await.unwrap());
+    let mut client = server.client();
+    let consumer = apix::ConsumerName::new("c").unwrap();
+    // A neighbour has broken the settings of some streams, before and after ours by name.
+    for name in ["a", "b", "x", "z"] {
+        let stream = tenant.stream.sibling(apix::StreamName::new(name).unwrap());
+        tenant.broker.append(&stream, vec![super::tenant::event(1)]).await.unwrap();
+        let group = apix::GroupKey::new(stream, apix::GroupName::default());
+        let options = apix::ReadOptions { max_events: 1, wait: std::time::Duration::ZERO };
+        tenant.broker.read_group(&group, &consumer, options).await.unwrap();
+        let prefix = format!("{{tenant:acme:stream:{name}}}");
+        client.call(&["HSET", &format!("{prefix}:state"), "settings", "nonsense"]);
+        client.call(&["DEL", &format!("{prefix}:group:processors")]);
+        client.call(&["SET", &format!("{prefix}:group:processors"), "nonsense"]);
+    }
+    let mut settings = apix::StreamSettings::default();
+    settings.retention.max_len = Some(10);
+    tenant.broker.configure_stream(&tenant.stream, settings).await.unwrap();
+    tenant.set_lease(300).await;
+    tenant.add_many(100).await;
+    assert_eq!(tenant.read("dead", 100, 1_000).await.len(), 100);
+    let mut left = 100;
+    super::tenant::eventually("the leases end", async || {
+        let came = tenant.read("alive", 100, 100).await;
+        left -= tenant.acknowledge(&came).await;
+        left == 0
+    })
+    .await;
+    super::tenant::eventually("retention is applied", async || {
+        tenant.broker.stream_stats(&tenant.stream).await.unwrap().length == 10
+    })
+    .await;
+}
