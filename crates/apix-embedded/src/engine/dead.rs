@@ -170,7 +170,7 @@ impl Engine {
         for id in &ids {
             let record = self.dead_record(turn, no, *id)?;
             if !record.event.is_empty() {
-                records.push((*id, record.event));
+                records.push((*id, record));
             }
         }
         let count = records.len() as u64;
@@ -182,7 +182,7 @@ impl Engine {
         Ok(DonePart::of(&ids, count))
     }
 
-    fn revive(&mut self, turn: &mut Turn, no: GroupNo, id: MessageId, record: Bytes) {
+    fn revive(&mut self, turn: &mut Turn, no: GroupNo, id: MessageId, record: DeadRecord) {
         let stored = self.store.is_some();
         let Some(group) = self.groups.get_mut(&no) else { return };
         group.dead.remove(&id);
@@ -192,13 +192,15 @@ impl Engine {
             return;
         }
         let copy = if stored {
-            turn.batch.changes.push(Change::PutCopy { group: no, id, data: record });
+            turn.batch.changes.push(Change::PutCopy { group: no, id, data: record.event });
             Kept::Stored
         } else {
-            Kept::Here(record)
+            Kept::Here(record.event)
         };
         let state = HeldState::Due { since: turn.now.elapsed_ms };
-        let held = Held { count: 0, consumer: None, state, attempts: Vec::new(), copy: Some(copy) };
+        // The count begins again; what was tried before is not forgotten.
+        let attempts = record.attempts;
+        let held = Held { count: 0, consumer: None, state, attempts, copy: Some(copy) };
         group.put(id, held);
     }
 

@@ -357,7 +357,7 @@ impl Model {
                 count: 0,
                 consumer: String::new(),
                 state: State::Due { since },
-                attempts: Vec::new(),
+                attempts: dead.attempts,
                 copied: true,
             });
         }

@@ -330,6 +330,12 @@ async fn a_dead_letter_goes_to_its_group_again(world: World) {
     assert_eq!(world.acknowledge(&[&again]).await, 1);
     let left = world.broker.dead_letters(&world.group(), None, 10).await.unwrap();
     assert_eq!(left.iter().map(|one| one.message_id).collect::<Vec<_>>(), [other]);
+    // What was tried the first time is still told after a second one.
+    let choice = DeadLetterChoice::Ids(vec![other]);
+    world.broker.retry_dead_letters(&world.group(), &choice).await.unwrap();
+    world.give_up(&world.read_one("c").await).await;
+    let left = world.broker.dead_letters(&world.group(), None, 10).await.unwrap();
+    assert_eq!(left[0].attempts.len(), 2, "{left:?}");
     world.read_nothing("c").await;
 }
 
