@@ -22,6 +22,7 @@ mod names;
 mod ndjson;
 mod openapi;
 mod presence;
+mod redis;
 mod renew;
 mod schema;
 mod service;

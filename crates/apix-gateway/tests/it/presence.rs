@@ -10,7 +10,7 @@ use crate::bed::{
 };
 use crate::live::Client;
 
-fn user(tenant: &str, name: &str) -> String {
+pub(crate) fn user(tenant: &str, name: &str) -> String {
     let exp = unix_now() + 600;
     let claims = json!({
         "organizationId": tenant, "sub": name, "exp": exp, "permissions": ["admin"],
