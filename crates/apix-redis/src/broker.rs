@@ -17,6 +17,7 @@ use apix::{
 };
 
 use crate::connect::{Connector, Topology};
+use crate::guard::Guard;
 use crate::keys;
 use crate::link::Link;
 use crate::listener::Listener;
@@ -66,7 +67,9 @@ impl RedisBroker {
         let timeout = options.request_timeout;
         let tasks = TaskTracker::new();
         let queued = options.max_queued_calls;
-        let link = Link::open(connector.clone(), first, queued, timeout, &tasks, closing.clone());
+        let guard = Guard::new(options.durability, timeout);
+        let link =
+            Link::open(connector.clone(), first, queued, guard, timeout, &tasks, closing.clone());
         let scripts = Scripts::new()?;
         scripts.preload(&link).await?;
 
@@ -87,6 +90,7 @@ impl RedisBroker {
         };
         let messages = connector.connect("messages").await?;
         tasks.spawn(listener.run(messages));
+        tasks.spawn(Guard::keep_watching(link.clone(), closing.clone()));
         let shared = Arc::new(Shared {
             topology: Topology::Standalone(link),
             scripts,
@@ -119,6 +123,7 @@ impl Broker for RedisBroker {
     async fn check(&self) -> Result<()> {
         let shared = self.open()?;
         for link in shared.topology.links() {
+            link.guard().check()?;
             if !link.is_up() {
                 return Err(Error::unavailable("there is no connection to Redis"));
             }

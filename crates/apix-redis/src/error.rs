@@ -67,10 +67,11 @@ pub(crate) fn is_broken(error: &Error) -> bool {
 const NOT_SENT: &str = "Redis cannot be reached; the call was not sent";
 const CLOSED: &str = "the broker has been closed";
 
-/// Whether it is about the connection: another call would fare no better. All else is about what
+/// Whether it is about the connection or the server: another call would fare no better. All else is about what
 /// the call was for.
 pub(crate) fn is_disconnected(error: &Error) -> bool {
     [BROKEN, NOT_SENT, CLOSED].contains(&error.message())
+        || error.kind() == ErrorKind::DurabilityUnmet
 }
 
 /// The call was never sent.

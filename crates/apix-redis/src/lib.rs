@@ -13,7 +13,11 @@
 //!
 //! - A server that cannot give the durability is refused by [`RedisBroker::connect`], also one that
 //!   may evict streams (`maxmemory-policy allkeys-…`). Where CONFIG is forbidden (managed servers),
-//!   INFO decides as far as it can, and a warning says so; `Disk` is refused then.
+//!   INFO decides as far as it can, and a warning says so; `Disk` is refused then, and under
+//!   `no-appendfsync-on-rewrite yes`, which leaves flushes out while the file is rewritten.
+//! - The same is asked again on each new connection and every minute. While the server is not set to
+//!   it any more, or has become a replica, calls are
+//!   [`DurabilityUnmet`](apix::ErrorKind::DurabilityUnmet), and so is `check`.
 //! - A call that was under way when the connection broke is
 //!   [`Unavailable`](apix::ErrorKind::Unavailable): it may or may not have taken effect, and is
 //!   never repeated by itself. A repeat with an idempotency key is safe.
@@ -66,6 +70,7 @@ mod dead_letters;
 mod entry;
 mod error;
 mod groups;
+mod guard;
 mod keys;
 mod link;
 mod listener;

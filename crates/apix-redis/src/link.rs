@@ -23,6 +23,7 @@ use apix::{Error, Result};
 use crate::backoff::Reconnect;
 use crate::connect::{Connection, Connector, read_more};
 use crate::error::{broken, cause, closed, not_sent};
+use crate::guard::Guard;
 use crate::resp::Raw;
 use crate::wire::Pipeline;
 
@@ -51,6 +52,7 @@ pub(crate) struct Link {
     queue: mpsc::Sender<Call>,
     up: Arc<AtomicBool>,
     timeout: Duration,
+    guard: Arc<Guard>,
     /// Calls whose answer somebody waits for.
     under_way: Arc<AtomicUsize>,
 }
@@ -70,16 +72,29 @@ impl Link {
         connector: Connector,
         first: Connection,
         queued: usize,
+        guard: Guard,
         timeout: Duration,
         tasks: &TaskTracker,
         closing: CancellationToken,
     ) -> Self {
         let (queue, calls) = mpsc::channel(queued.max(1));
         let up = Arc::new(AtomicBool::new(true));
-        let driver =
-            Driver { connector, calls, waiting: VecDeque::new(), up: Arc::clone(&up), closing };
+        let guard = Arc::new(guard);
+        let driver = Driver {
+            connector,
+            guard: Arc::clone(&guard),
+            calls,
+            waiting: VecDeque::new(),
+            up: Arc::clone(&up),
+            closing,
+        };
         tasks.spawn(driver.run(first));
-        Self { queue, up, timeout, under_way: Arc::default() }
+        Self { queue, up, timeout, guard, under_way: Arc::default() }
+    }
+
+    /// What holds the server to what it has to be.
+    pub(crate) fn guard(&self) -> Arc<Guard> {
+        Arc::clone(&self.guard)
     }
 
     /// Whether there is a connection now.
@@ -95,6 +110,16 @@ impl Link {
     /// The same with a time limit of its own. When it passes after the commands were written, the
     /// connection counts as broken.
     pub(crate) async fn call_within(
+        &self,
+        pipeline: Pipeline,
+        timeout: Duration,
+    ) -> Result<Vec<Raw>> {
+        self.guard.check()?;
+        self.call_unguarded(pipeline, timeout).await
+    }
+
+    /// The same also while the server is not what it has to be.
+    pub(crate) async fn call_unguarded(
         &self,
         pipeline: Pipeline,
         timeout: Duration,
@@ -130,6 +155,7 @@ impl Link {
 
 struct Driver {
     connector: Connector,
+    guard: Arc<Guard>,
     calls: mpsc::Receiver<Call>,
     /// Taken from `calls` while there was no connection, to hold them against their deadlines.
     waiting: VecDeque<Call>,
@@ -158,11 +184,16 @@ impl Driver {
     }
 
     async fn reconnect(&mut self) -> Connection {
-        let connector = self.connector.clone();
+        let (connector, guard) = (self.connector.clone(), Arc::clone(&self.guard));
+        let connect = async || {
+            let mut connection = connector.connect("link").await?;
+            guard.ask(&mut connection).await?;
+            Ok::<_, Error>(connection)
+        };
         let connecting = async {
             let mut pause = Reconnect::default();
             loop {
-                match connector.connect("link").await {
+                match connect().await {
                     Ok(connection) => return connection,
                     Err(fault) => {
                         let next = pause.next();

@@ -12,9 +12,32 @@ use crate::wire::Pipeline;
 
 /// The form of the data that this version writes.
 const FORMAT: u32 = 1;
+/// How often `appendfsync everysec` flushes.
+const EVERYSEC_MS: u64 = 1_000;
 
 /// The settings that matter, by name; none if the server does not tell.
 type Config = Option<HashMap<String, String>>;
+
+/// What is asked to find out what the server is, and how it is set.
+pub(crate) fn questions() -> Pipeline {
+    let mut pipeline = Pipeline::of(&["INFO"]);
+    let settings = ["maxmemory-policy", "append*", "no-appendfsync-on-rewrite"];
+    pipeline.push(&[&["CONFIG", "GET"], &settings[..]].concat());
+    pipeline
+}
+
+/// What the answers say; an error if the server cannot keep what APIX promises.
+pub(crate) fn judge(replies: &[Raw], durability: Durability) -> Result<BrokerInfo> {
+    let [info, config] = replies else { return Err(malformed("two replies")) };
+    let info = read_info(info)?;
+    let config = read_config(config);
+    let mut warnings = Vec::new();
+    let name = check_version(&info)?;
+    check_role(&info)?;
+    check_eviction(&info, config.as_ref(), &mut warnings)?;
+    let durability = check_durability(&info, config.as_ref(), durability, &mut warnings)?;
+    Ok(BrokerInfo { name, durability, warnings })
+}
 
 /// Checks the server, marks it with the form of the data, and says what it is.
 pub(crate) async fn check(
@@ -22,28 +45,15 @@ pub(crate) async fn check(
     durability: Durability,
     timeout: std::time::Duration,
 ) -> Result<BrokerInfo> {
-    let mut pipeline = Pipeline::of(&["INFO"]);
-    pipeline.push(&["CONFIG", "GET", "maxmemory-policy"]);
-    pipeline.push(&["CONFIG", "GET", "append*"]);
+    let mut pipeline = questions();
     // First, as nothing can be set while memory is full.
     pipeline.push(&["GET", keys::FORMAT]);
     pipeline.push(&["SET", keys::FORMAT, &FORMAT.to_string(), "NX"]);
     let replies = connection.call(pipeline, timeout).await?;
-    let [info, policy, append, format, marked] = &replies[..] else {
-        return Err(malformed("five replies"));
-    };
-    let info = read_info(info)?;
-    let mut config = read_config(policy);
-    if let (Some(config), Some(append)) = (&mut config, read_config(append)) {
-        config.extend(append);
-    }
-    let mut warnings = Vec::new();
-    let name = check_version(&info)?;
-    check_role(&info)?;
-    check_eviction(&info, config.as_ref(), &mut warnings)?;
-    check_durability(&info, config.as_ref(), durability, &mut warnings)?;
-    check_format(format, marked, &mut warnings)?;
-    Ok(BrokerInfo { name, durability, warnings })
+    let [answers @ .., format, marked] = &replies[..] else { return Err(malformed("replies")) };
+    let mut info = judge(answers, durability)?;
+    check_format(format, marked, &mut info.warnings)?;
+    Ok(info)
 }
 
 fn unsupported(message: String) -> Error {
@@ -137,12 +147,13 @@ fn fsync<'a>(
     (on, config.and_then(|config| config.get("appendfsync")).map(String::as_str))
 }
 
+/// The durability that is given.
 fn check_durability(
     info: &HashMap<String, String>,
     config: Option<&HashMap<String, String>>,
     durability: Durability,
     warnings: &mut Vec<String>,
-) -> Result<()> {
+) -> Result<Durability> {
     let (on, flushed) = fsync(info, config);
     let set_to = match (on, flushed) {
         (false, _) => "appendonly no".to_owned(),
@@ -154,32 +165,60 @@ fn check_durability(
             "this durability needs {wanted}, but the server is set to {set_to}"
         )))
     };
+    let leaves_out = config.and_then(|config| config.get("no-appendfsync-on-rewrite"));
+    let leaves_out = leaves_out.is_some_and(|leaves_out| leaves_out == "yes");
     match durability {
         Durability::Memory => {
             if flushed != Some("always") || !on {
                 warnings.push(format!("events are as safe as the server is set to: {set_to}"));
             }
-            Ok(())
         }
         Durability::Disk => match (on, flushed) {
-            (true, Some("always")) => Ok(()),
-            _ => refused("appendonly yes and appendfsync always"),
-        },
-        Durability::DiskInterval { .. } => match (on, flushed) {
-            (true, Some("always" | "everysec")) => Ok(()),
-            (true, None) => {
-                warnings
-                    .push("the server does not tell its appendfsync; everysec is assumed".into());
-                Ok(())
+            (true, Some("always")) if leaves_out => {
+                return refused("no-appendfsync-on-rewrite no (it is yes)");
             }
-            _ => refused("appendonly yes and appendfsync everysec or always"),
+            (true, Some("always")) => {}
+            _ => return refused("appendonly yes and appendfsync always"),
         },
-        Durability::Replicas(_) => Err(unsupported(
-            "durability by replicas is not supported by this version; use disk, disk-interval or \
-             memory"
-                .to_owned(),
-        )),
+        Durability::DiskInterval { every_ms } => {
+            return interval((on, flushed), leaves_out, every_ms, warnings)
+                .map_or_else(|| refused("appendonly yes and appendfsync everysec or always"), Ok);
+        }
+        Durability::Replicas(_) => {
+            return Err(unsupported(
+                "durability by replicas is not supported by this version; use disk, disk-interval \
+                 or memory"
+                    .to_owned(),
+            ));
+        }
     }
+    Ok(durability)
+}
+
+/// The interval at which a server that is set so flushes.
+fn interval(
+    set_to: (bool, Option<&str>),
+    leaves_out: bool,
+    every_ms: u64,
+    warnings: &mut Vec<String>,
+) -> Option<Durability> {
+    let every_ms = match set_to {
+        (true, Some("always")) => every_ms,
+        (true, Some("everysec")) => every_ms.max(EVERYSEC_MS),
+        (true, None) => {
+            warnings.push("the server does not tell its appendfsync; everysec is assumed".into());
+            every_ms.max(EVERYSEC_MS)
+        }
+        _ => return None,
+    };
+    if leaves_out {
+        warnings.push(
+            "no-appendfsync-on-rewrite is yes: nothing is flushed while the append-only file is \
+             rewritten; no is safer"
+                .into(),
+        );
+    }
+    Some(Durability::DiskInterval { every_ms })
 }
 
 /// `format` is what was there, `marked` whether this version's could be set where nothing was.
@@ -246,6 +285,9 @@ mod tests {
         assert!(check("no", "always", Durability::Disk).is_err());
         assert!(check("yes", "everysec", interval).is_ok());
         assert!(check("yes", "no", interval).is_err());
+        let often = Durability::DiskInterval { every_ms: 100 };
+        assert_eq!(check("yes", "everysec", often).unwrap(), interval);
+        assert_eq!(check("yes", "always", often).unwrap(), often);
         assert!(check("no", "everysec", Durability::Memory).is_ok());
         assert!(check("yes", "always", Durability::Replicas(1)).is_err());
         let untold = map(&[("aof_enabled", "1")]);

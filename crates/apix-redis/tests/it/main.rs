@@ -6,6 +6,7 @@ mod bounds;
 mod conformance;
 mod disturbed;
 mod faults;
+mod guard;
 mod ioredis;
 mod neighbours;
 mod retries;

@@ -1,0 +1,54 @@
+//! Servers that change under a running broker.
+
+use apix::{Broker, Durability, ErrorKind};
+use apix_redis::{RedisBroker, RedisOptions};
+
+use super::server::{Client, RedisServer};
+use super::tenant::{Tenant, event, eventually};
+
+/// Ends the connections of the broker, so that it makes new ones.
+fn disconnect(client: &mut Client) {
+    client.call(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+}
+
+async fn on_disk(server: &RedisServer) -> Tenant {
+    let options = RedisOptions { durability: Durability::Disk, ..server.options() };
+    Tenant::with(RedisBroker::connect(options).await.unwrap())
+}
+
+#[tokio::test]
+async fn flushes_that_are_left_out_are_no_durability() {
+    let server = RedisServer::durable().await;
+    let mut client = server.client();
+    client.call(&["CONFIG", "SET", "no-appendfsync-on-rewrite", "yes"]);
+    let options = RedisOptions { durability: Durability::Disk, ..server.options() };
+    let refused = RedisBroker::connect(options).await.unwrap_err();
+    assert!(refused.message().contains("no-appendfsync-on-rewrite"), "{refused}");
+    client.call(&["CONFIG", "SET", "appendfsync", "everysec"]);
+    let durability = Durability::DiskInterval { every_ms: 100 };
+    let options = RedisOptions { durability, ..server.options() };
+    let info = RedisBroker::connect(options).await.unwrap().info();
+    assert_eq!(info.durability, Durability::DiskInterval { every_ms: 1_000 });
+    assert!(info.warnings.iter().any(|warning| warning.contains("no-appendfsync-on-rewrite")));
+}
+
+#[tokio::test]
+async fn a_server_that_no_longer_flushes_is_refused_until_it_does_again() {
+    let server = RedisServer::durable().await;
+    let tenant = on_disk(&server).await;
+    tenant.add(1).await;
+    let mut client = server.client();
+    client.call(&["CONFIG", "SET", "appendfsync", "everysec"]);
+    disconnect(&mut client);
+    eventually("appends are refused", async || {
+        let outcome = tenant.broker.append(&tenant.stream, vec![event(2)]).await;
+        outcome.is_err_and(|fault| fault.kind() == ErrorKind::DurabilityUnmet)
+    })
+    .await;
+    let unready = tenant.broker.check().await.unwrap_err();
+    assert_eq!(unready.kind(), ErrorKind::DurabilityUnmet);
+    assert!(unready.message().contains("appendfsync"), "{unready}");
+    client.call(&["CONFIG", "SET", "appendfsync", "always"]);
+    eventually("it is ready again", async || tenant.broker.check().await.is_ok()).await;
+    tenant.add(3).await;
+}
