@@ -102,9 +102,13 @@ impl Connector {
         let must_succeed = hello.commands();
         // A user who may not name the connection is served all the same.
         hello.push(&["CLIENT", "SETNAME", &format!("apix-{purpose}")]);
+        // A server that has no room for the connection says so in reply to whatever comes first.
+        hello.push(&["PING"]);
         let replies = connection.call(hello, self.request_timeout).await?;
-        for reply in &replies[..must_succeed] {
-            reply.ok()?;
+        for (index, reply) in replies.iter().enumerate() {
+            if index != must_succeed {
+                reply.ok()?;
+            }
         }
         Ok(connection)
     }

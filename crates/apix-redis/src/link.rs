@@ -167,7 +167,9 @@ impl Driver {
     async fn run(mut self, first: Connection) {
         let mut connection = first;
         let closing = self.closing.clone();
+        let mut pause = Reconnect::default();
         loop {
+            let begun = Instant::now();
             let fault = tokio::select! {
                 fault = self.serve(connection) => fault,
                 () = closing.cancelled() => return,
@@ -175,7 +177,7 @@ impl Driver {
             self.up.store(false, Ordering::Relaxed);
             warn!(error = %fault, cause = cause(&fault), "lost the connection to redis");
             connection = tokio::select! {
-                connection = self.reconnect() => connection,
+                connection = self.reconnect(&mut pause, begun.elapsed()) => connection,
                 () = closing.cancelled() => return,
             };
             self.up.store(true, Ordering::Relaxed);
@@ -183,7 +185,7 @@ impl Driver {
         }
     }
 
-    async fn reconnect(&mut self) -> Connection {
+    async fn reconnect(&mut self, pause: &mut Reconnect, served: Duration) -> Connection {
         let (connector, guard) = (self.connector.clone(), Arc::clone(&self.guard));
         let connect = async || {
             let mut connection = connector.connect("link").await?;
@@ -191,7 +193,7 @@ impl Driver {
             Ok::<_, Error>(connection)
         };
         let connecting = async {
-            let mut pause = Reconnect::default();
+            tokio::time::sleep(pause.after(served)).await;
             loop {
                 match connect().await {
                     Ok(connection) => return connection,

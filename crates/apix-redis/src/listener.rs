@@ -59,7 +59,9 @@ impl Listener {
     pub(crate) async fn run(mut self, first: Connection) {
         let closing = self.closing.clone();
         let mut connection = first;
+        let mut pause = Reconnect::default();
         loop {
+            let begun = Instant::now();
             let fault = tokio::select! {
                 fault = self.serve(connection) => fault,
                 () = closing.cancelled() => return,
@@ -67,15 +69,15 @@ impl Listener {
             self.pubsub.interrupted();
             warn!(error = %fault, cause = cause(&fault), "lost the connection that messages arrive on");
             connection = tokio::select! {
-                connection = self.reconnect() => connection,
+                connection = self.reconnect(&mut pause, begun.elapsed()) => connection,
                 () = closing.cancelled() => return,
             };
             info!("messages arrive again");
         }
     }
 
-    async fn reconnect(&self) -> Connection {
-        let mut pause = Reconnect::default();
+    async fn reconnect(&self, pause: &mut Reconnect, served: Duration) -> Connection {
+        tokio::time::sleep(pause.after(served)).await;
         loop {
             match self.connector.connect("messages").await {
                 Ok(connection) => return connection,

@@ -52,3 +52,24 @@ async fn a_server_that_no_longer_flushes_is_refused_until_it_does_again() {
     eventually("it is ready again", async || tenant.broker.check().await.is_ok()).await;
     tenant.add(3).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_room_is_not_stormed() {
+    let server = RedisServer::start().await;
+    let tenant = Tenant::on(&server).await;
+    let mut client = server.client();
+    client.call(&["CONFIG", "SET", "maxclients", "1"]);
+    disconnect(&mut client);
+    client.call(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    client.call(&["CONFIG", "RESETSTAT"]);
+    // Long enough for a storm to show.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let stats = client.call(&["INFO", "stats"]);
+    let rejected = stats.text().lines().find_map(|line| line.strip_prefix("rejected_connections:"));
+    let rejected: u32 = rejected.unwrap().parse().unwrap();
+    assert!((1..60).contains(&rejected), "{rejected}");
+    assert_eq!(tenant.broker.check().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    client.call(&["CONFIG", "SET", "maxclients", "100"]);
+    eventually("it is ready again", async || tenant.broker.check().await.is_ok()).await;
+    tenant.add(1).await;
+}
