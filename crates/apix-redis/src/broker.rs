@@ -127,9 +127,9 @@ impl Broker for RedisBroker {
             if !link.is_up() {
                 return Err(Error::unavailable("there is no connection to Redis"));
             }
-            for reply in link.call_within(Pipeline::of(&["PING"]), CHECK_TIMEOUT).await? {
-                reply.ok()?;
-            }
+            let question = Pipeline::of(&["INFO", "replication"]);
+            let replies = link.call_within(question, CHECK_TIMEOUT).await?;
+            startup::check_is_primary(&replies)?;
         }
         if !shared.pubsub.is_up() {
             return Err(Error::unavailable("messages do not arrive from Redis"));

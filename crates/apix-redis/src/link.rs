@@ -235,7 +235,7 @@ impl Driver {
         let Connection { socket, buffer, scanner } = connection;
         let (mut read_half, write_half) = tokio::io::split(socket);
         let (written, in_flight) = mpsc::channel(MAX_IN_FLIGHT);
-        let mut answers = Answers { in_flight, head: None, replies: Vec::new() };
+        let mut answers = Answers { in_flight, head: None, replies: Vec::new(), read_only: false };
         let reading = async move {
             let (mut buffer, mut scanner) = (buffer, scanner);
             let mut check = tokio::time::interval(DEADLINE_CHECK);
@@ -243,8 +243,9 @@ impl Driver {
                 loop {
                     match scanner.scan(&buffer) {
                         Ok(Some(length)) => {
-                            if !answers.take(Raw(buffer.split_to(length).freeze())) {
-                                return broken("a reply that nobody asked for");
+                            let reply = Raw(buffer.split_to(length).freeze());
+                            if let Err(fault) = answers.take(reply) {
+                                return fault;
                             }
                         }
                         Ok(None) => break,
@@ -269,11 +270,19 @@ impl Driver {
     }
 }
 
+/// Whether the server refuses to write because it is a replica. Where its name now stands for
+/// another server, a new connection reaches that one.
+pub(crate) fn is_read_only(reply: &Raw) -> bool {
+    reply.error().is_some_and(|text| text.starts_with(b"READONLY"))
+}
+
 /// Hands replies to the calls that they belong to, in order.
 struct Answers {
     in_flight: mpsc::Receiver<Answer>,
     head: Option<Answer>,
     replies: Vec<Raw>,
+    /// A write was refused because the server is a replica.
+    read_only: bool,
 }
 
 impl Answers {
@@ -285,9 +294,12 @@ impl Answers {
         self.head.as_ref()
     }
 
-    /// Whether somebody waits for this reply.
-    fn take(&mut self, reply: Raw) -> bool {
-        let Some(expected) = self.head().map(|answer| answer.expected) else { return false };
+    /// Hands the reply over; an error ends the connection.
+    fn take(&mut self, reply: Raw) -> Result<()> {
+        let Some(expected) = self.head().map(|answer| answer.expected) else {
+            return Err(broken("a reply that nobody asked for"));
+        };
+        self.read_only |= is_read_only(&reply);
         if self.replies.is_empty() {
             self.replies.reserve_exact(expected);
         }
@@ -297,8 +309,11 @@ impl Answers {
         {
             // Whoever has given up waiting does not mind.
             let _ = answer.to.send(Ok(std::mem::take(&mut self.replies)));
+            if self.read_only {
+                return Err(broken("the server has become a read-only replica"));
+            }
         }
-        true
+        Ok(())
     }
 
     fn overdue(&mut self) -> bool {

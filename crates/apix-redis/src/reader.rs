@@ -18,6 +18,7 @@ use apix::{
 
 use crate::entry::{self, Entry};
 use crate::error::{broken, closed, is_broken, malformed};
+use crate::link::is_read_only;
 use crate::local::{Due, LocalGroup};
 use crate::pool::Blocking;
 use crate::resp::{Raw, Reply};
@@ -370,7 +371,9 @@ impl Read<'_> {
         let glance = tokio::time::timeout_at(limit.into(), at.connection.receive())
             .await
             .map_err(|_| broken("no answer in time"))??;
-        at.give_back();
+        if !is_read_only(&new) {
+            at.give_back();
+        }
         self.receive(&new, &glance, known, received_at).await
     }
 

@@ -92,6 +92,12 @@ fn check_version(info: &HashMap<String, String>) -> Result<String> {
     Ok(format!("{server} {version}"))
 }
 
+/// Fails unless the server says, in INFO, that it is a primary.
+pub(crate) fn check_is_primary(replies: &[Raw]) -> Result<()> {
+    let [info] = replies else { return Err(malformed("a reply")) };
+    check_role(&read_info(info)?).map_err(|fault| Error::unavailable(fault.message().to_owned()))
+}
+
 fn check_role(info: &HashMap<String, String>) -> Result<()> {
     if info.get("redis_mode").is_some_and(|mode| mode == "cluster") {
         return Err(unsupported(

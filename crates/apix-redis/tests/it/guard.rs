@@ -73,3 +73,25 @@ async fn a_server_without_room_is_not_stormed() {
     eventually("it is ready again", async || tenant.broker.check().await.is_ok()).await;
     tenant.add(1).await;
 }
+
+#[tokio::test]
+async fn a_demoted_primary_is_left_and_taken_again_when_it_is_promoted() {
+    let server = RedisServer::start().await;
+    let tenant = Tenant::on(&server).await;
+    tenant.add(1).await;
+    let mut client = server.client();
+    client.call(&["REPLICAOF", "127.0.0.1", "1"]);
+    let unready = tenant.broker.check().await.unwrap_err();
+    assert!(unready.message().contains("replica"), "{unready}");
+    // The first write finds out, and ends the connection.
+    assert!(tenant.broker.append(&tenant.stream, vec![event(2)]).await.is_err());
+    eventually("calls are refused", async || {
+        let unready = tenant.broker.check().await.unwrap_err();
+        unready.kind() == ErrorKind::DurabilityUnmet
+    })
+    .await;
+    client.call(&["REPLICAOF", "NO", "ONE"]);
+    eventually("it is ready again", async || tenant.broker.check().await.is_ok()).await;
+    tenant.add(3).await;
+    assert_eq!(tenant.read("c", 10, 1_000).await.len(), 2);
+}
