@@ -1,9 +1,12 @@
 //! Whether events that wait for their retry slow the others of their group down: the same work,
-//! in turns beside no parked event and beside many.
+//! in turns beside no parked event and beside many. Each side is a process of its own, so that they
+//! share no cache.
 //!
 //! `cargo run --release -p apix-embedded --example parked [PAIRS] [PARKED] [RETRY_SECONDS]`
 
 use std::error::Error;
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use apix::{
@@ -21,25 +24,35 @@ const BATCH: usize = 500;
 
 #[tokio::main]
 async fn main() -> Outcome<()> {
-    let mut numbers = std::env::args().skip(1).map(|text| text.parse::<usize>());
+    let mut arguments = std::env::args().skip(1).peekable();
+    let is_side = arguments.next_if(|first| first == "side").is_some();
+    let mut numbers = arguments.map(|text| text.parse::<usize>());
+    if is_side {
+        let parked = numbers.next().transpose()?.unwrap_or(0);
+        let retry = numbers.next().transpose()?.unwrap_or(0);
+        return Side::open().await?.serve(parked, Duration::from_secs(retry as u64)).await;
+    }
     let pairs = numbers.next().transpose()?.unwrap_or(11).max(7);
     let parked = numbers.next().transpose()?.unwrap_or(100_000);
-    let retry = Duration::from_secs(numbers.next().transpose()?.unwrap_or(3_600) as u64);
-    let (without, with) = (Side::open("without").await?, Side::open("with").await?);
-    with.park(parked, retry).await?;
-    println!("{parked} parked for {} s; read and acknowledged per second", retry.as_secs());
+    let retry = numbers.next().transpose()?.unwrap_or(3_600);
+    compare(pairs, parked, retry)
+}
+
+fn compare(pairs: usize, parked: usize, retry: usize) -> Outcome<()> {
+    let (mut without, mut with) = (Other::start(0, retry)?, Other::start(parked, retry)?);
+    println!("{parked} parked for {retry} s; read and acknowledged per second");
     // Not counted: what grows at first has grown.
-    without.rate().await?;
-    with.rate().await?;
+    without.rate()?;
+    with.rate()?;
     let mut ratios = Vec::new();
     for pair in 0..pairs {
         // Each is first as often as the other.
         let (a, b) = if pair % 2 == 0 {
-            let a = without.rate().await?;
-            (a, with.rate().await?)
+            let a = without.rate()?;
+            (a, with.rate()?)
         } else {
-            let b = with.rate().await?;
-            (without.rate().await?, b)
+            let b = with.rate()?;
+            (without.rate()?, b)
         };
         println!("pair {}: without {a:.0}, with {b:.0}, ratio {:.3}", pair + 1, b / a);
         ratios.push(b / a);
@@ -52,9 +65,40 @@ async fn main() -> Outcome<()> {
         ratios[outer],
         ratios[pairs - 1 - outer]
     );
-    without.close().await;
-    with.close().await;
-    Ok(())
+    without.end()?;
+    with.end()
+}
+
+/// The process of one side: a line to it asks for a measurement, a line from it is the rate.
+struct Other {
+    child: Child,
+    asks: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Other {
+    fn start(parked: usize, retry: usize) -> Outcome<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["side".to_owned(), parked.to_string(), retry.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let asks = child.stdin.take().ok_or("no input")?;
+        let answers = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
+        Ok(Self { child, asks, answers })
+    }
+
+    fn rate(&mut self) -> Outcome<f64> {
+        writeln!(self.asks)?;
+        Ok(self.answers.next().ok_or("the side has ended")??.parse()?)
+    }
+
+    fn end(self) -> Outcome<()> {
+        let Self { mut child, asks, .. } = self;
+        drop(asks);
+        child.wait()?;
+        Ok(())
+    }
 }
 
 /// How many of the smallest and largest values of a sample lie outside of an interval that holds
@@ -83,8 +127,8 @@ struct Side {
 
 impl Side {
     /// A folder beside the current one, so that it lies on a disk; removed at the end.
-    async fn open(name: &str) -> Outcome<Self> {
-        let name = format!("parked-{name}-{}", std::process::id());
+    async fn open() -> Outcome<Self> {
+        let name = format!("parked-{}", std::process::id());
         let folder = std::env::current_dir()?.join("target").join(name);
         let broker = EmbeddedBroker::open(EmbeddedOptions::directory(&folder)).await?;
         let stream = StreamKey::new(&TenantContext::trusted("bench")?, StreamName::new("events")?);
@@ -92,9 +136,16 @@ impl Side {
         Ok(Self { broker, group, consumer: ConsumerName::new("worker")?, folder })
     }
 
-    async fn close(self) {
+    /// Measures once for each line of the input.
+    async fn serve(self, parked: usize, retry: Duration) -> Outcome<()> {
+        self.park(parked, retry).await?;
+        for ask in std::io::stdin().lines() {
+            ask?;
+            println!("{}", self.rate().await?);
+        }
         self.broker.close().await;
-        let _ = std::fs::remove_dir_all(&self.folder);
+        std::fs::remove_dir_all(&self.folder)?;
+        Ok(())
     }
 
     async fn add(&self, events: usize) -> Outcome<()> {
