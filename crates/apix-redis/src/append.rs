@@ -105,6 +105,7 @@ impl Shared {
     ) -> Result<Vec<Appended>> {
         for _ in 0..TRIES {
             let mut arguments = Arguments::with_keys(&local.keys.all());
+            let was_ensured = local.is_ensured();
             self.push_permission_to_make(local, &mut arguments).await?;
             arguments.push(expected);
             arguments.push(events.len().to_string());
@@ -118,7 +119,7 @@ impl Shared {
                 Some("conflict") => return Err(idempotency_conflict(&reply)),
                 Some("moved") => return Err(moved(expected, &reply)),
                 _ => {
-                    local.set_ensured(true);
+                    self.ensured(local, was_ensured).await;
                     return reply.array().chunks_exact(2).map(appended).collect();
                 }
             }
@@ -142,6 +143,13 @@ impl Shared {
             arguments.push("1");
         }
         Ok(())
+    }
+
+    /// The stream is there. Unless that `was` known it may have been made just now, and a deletion
+    /// may have taken it off the list between the two steps.
+    pub(crate) async fn ensured(&self, local: &LocalStream, was: bool) {
+        // Where it fails, the next use of the stream lists it; this one has taken effect.
+        local.set_ensured(was || self.list_stream(local).await.is_ok());
     }
 
     /// Lists the stream among its tenant's.
@@ -168,6 +176,7 @@ impl Shared {
         let local = self.locals.stream(stream);
         let open = Message::open_form(channel, &event);
         for _ in 0..TRIES {
+            let was_ensured = local.is_ensured();
             let known = local.knows_feed(channel.channel());
             if !known {
                 self.record_feed(&local, channel).await?;
@@ -190,7 +199,7 @@ impl Shared {
                 Some("feed") => local.forget_feed(channel.channel()),
                 Some("conflict") => return Err(idempotency_conflict(&reply)),
                 _ => {
-                    local.set_ensured(true);
+                    self.ensured(&local, was_ensured).await;
                     local.remember_feed(channel.channel());
                     local.has_new();
                     return hybrid_appended(reply.array());

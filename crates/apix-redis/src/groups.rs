@@ -44,7 +44,7 @@ impl Shared {
             .map_err(|fault| wrong_setting("the settings cannot be stored").with_source(fault))?;
         let arguments = Self::group_arguments(&local, Epoch::random()?.as_str()).and(text);
         self.group_script(&self.scripts.configure_group, &local, &arguments).await?.ok()?;
-        stream.set_ensured(true);
+        self.ensured(&stream, false).await;
         local.remember_settings(&Arc::new(settings.clone()));
         // What waits should see that the group is no longer paused, or has more room.
         local.hear_due(std::time::Duration::ZERO);
@@ -139,6 +139,7 @@ impl Shared {
         let arguments = Arguments::with_keys(&local.keys.all()).and(Epoch::random()?.as_str());
         let link = self.link(&local.keys.stream);
         self.scripts.make_stream.run(link, &arguments).await?.ok()?;
+        self.ensured(local, false).await;
         let stored = link.command(&["HGET", local.keys.state(), "epoch"]).await?.reply()?;
         Epoch::new(stored.utf8().unwrap_or_default().to_owned())
     }

@@ -69,7 +69,7 @@ impl Shared {
         if made == Reply::Int(1) {
             tracing::info!(group = %local.name, stream = %local.stream, "made the consumer group");
         }
-        stream.set_ensured(true);
+        self.ensured(&stream, false).await;
         Ok(())
     }
 

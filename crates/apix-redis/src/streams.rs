@@ -78,7 +78,7 @@ impl Shared {
             Arguments::with_keys(&local.keys.all()).and(Epoch::random()?.as_str()).and(settings);
         let link = self.link(&local.keys.stream);
         self.scripts.configure_stream.run(link, &arguments).await?.ok()?;
-        local.set_ensured(true);
+        self.ensured(&local, false).await;
         Ok(())
     }
 

@@ -120,6 +120,26 @@ async fn a_deleted_stream_leaves_nothing() {
     assert_eq!(gone.kind(), ErrorKind::NotFound);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_made_while_it_is_deleted_is_listed() {
+    let server = RedisServer::start().await;
+    let (one, other) = (Tenant::on(&server).await, Tenant::on(&server).await);
+    let mut client = server.client();
+    for round in 0..150 {
+        one.add(1).await;
+        // The other does not know the stream yet.
+        let (_, made) = tokio::join!(one.broker.delete_stream(&one.stream), async {
+            other.broker.configure_stream(&other.stream, StreamSettings::default()).await
+        });
+        made.unwrap();
+        if client.call(&["EXISTS", "tenant:acme:stream:orders"]).int() == 1 {
+            let listed = other.broker.list_streams(other.stream.tenant()).await.unwrap();
+            assert_eq!(listed.len(), 1, "{round}");
+            one.broker.delete_stream(&one.stream).await.unwrap();
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_hybrid_event_that_may_not_be_shown_is_kept() {
     let server = RedisServer::start().await;
