@@ -130,13 +130,17 @@ pub(crate) async fn connect(
         .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_frame_size(max_bytes)
         .max_message_size(max_bytes)
-        .on_upgrade(move |socket| async move {
+        .on_upgrade(move |socket| {
             let stopped = gateway.stopped().clone();
-            tokio::select! {
-                () = stopped.cancelled() => {}
-                () = Connection::new(socket, session, gateway).run() => {}
+            // In a box it has its place once; a future that is moved into another has it twice.
+            let served = Box::pin(Connection::new(socket, session, gateway).run());
+            async move {
+                tokio::select! {
+                    () = stopped.cancelled() => {}
+                    () = served => {}
+                }
+                drop(unfinished);
             }
-            drop(unfinished);
         }))
 }
 
@@ -161,7 +165,8 @@ enum Stuck {
 
 struct Connection {
     sink: SplitSink<WebSocket, Message>,
-    incoming: mpsc::Receiver<Incoming>,
+    /// Boxed, because the channel has room for 32 from its beginning.
+    incoming: mpsc::Receiver<Box<Incoming>>,
     pulse: Arc<Pulse>,
     reader: AbortHandle,
     session: Session,
@@ -239,13 +244,14 @@ impl Connection {
     /// Handles what was read; gives how the connection ends, if it does.
     async fn handle(
         &mut self,
-        request: Option<Incoming>,
+        request: Option<Box<Incoming>>,
     ) -> Result<Option<Option<CloseReason>>, Stuck> {
-        let answer = match request {
+        let answer = match request.map(|request| *request) {
             Some(Incoming::Text(_) | Incoming::Binary) if !self.session.within_rate() => {
                 return Ok(Some(Some(CloseReason::Limit)));
             }
-            Some(Incoming::Text(text)) => self.session.handle(&text).await,
+            // Apart, so that an idle connection has no room for it.
+            Some(Incoming::Text(text)) => Box::pin(self.session.handle(&text)).await,
             Some(Incoming::Binary) => {
                 exception(&ApiError::invalid("frames are text, not binary"), None)
             }
@@ -300,7 +306,7 @@ impl Connection {
         }
         let _ = timeout(CLOSE_TIMEOUT, async {
             while let Some(incoming) = self.incoming.recv().await {
-                if matches!(incoming, Incoming::End) {
+                if matches!(*incoming, Incoming::End) {
                     return;
                 }
             }
@@ -311,7 +317,7 @@ impl Connection {
 
 async fn read(
     mut stream: SplitStream<WebSocket>,
-    incoming: mpsc::Sender<Incoming>,
+    incoming: mpsc::Sender<Box<Incoming>>,
     pulse: Arc<Pulse>,
 ) {
     while let Some(message) = stream.next().await {
@@ -330,7 +336,7 @@ async fn read(
             Ok(Message::Close(_)) => Incoming::End,
             Err(fault) => {
                 if let Some(reason) = broken(&fault) {
-                    let _ = incoming.send(Incoming::Broken(reason)).await;
+                    let _ = incoming.send(Box::new(Incoming::Broken(reason))).await;
                     // What follows a broken frame has no bound, so it is not read; closing at
                     // once with it unread would take the goodbye from the client again.
                     tokio::time::sleep(GOODBYE_TIMEOUT).await;
@@ -338,11 +344,11 @@ async fn read(
                 break;
             }
         };
-        if incoming.send(passed_on).await.is_err() {
+        if incoming.send(Box::new(passed_on)).await.is_err() {
             return;
         }
     }
-    let _ = incoming.send(Incoming::End).await;
+    let _ = incoming.send(Box::new(Incoming::End)).await;
 }
 
 /// How the client has broken the protocol; nothing if the connection itself broke. axum hides the
