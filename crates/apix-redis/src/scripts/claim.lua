@@ -38,6 +38,7 @@ end
 local function from_stream(id)
   local owner, count = pending(id)
   redis.call('ZREM', due, id)
+  if owner == PARKED and let_go_of_double(id) then return end
   if owner == PARKED then
     local claimed = redis.call('XCLAIM', stream, name, consumer, 0, id, 'RETRYCOUNT', count + 1)
     if claimed[1] then hand_out(id, claimed[1][2], count + 1) else lost(id) end

@@ -21,6 +21,7 @@ local function is_held(id, idle)
 end
 
 local function expire(id, owner, count)
+  if let_go_of_double(id) then return end
   count = record(id, count, owner, LEASE_EXPIRED)
   if count < settings.maxDeliveries then
     park(id, now, count)

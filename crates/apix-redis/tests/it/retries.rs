@@ -287,6 +287,37 @@ async fn counts_are_kept_when_a_neighbour_is_first_after_the_loss() {
 }
 
 #[tokio::test]
+async fn a_dead_letter_stays_one_when_a_read_after_a_loss_ends_early() {
+    let server = RedisServer::start().await;
+    let tenant = Tenant::on(&server).await;
+    tenant.set_lease(300).await;
+    tenant.add(1).await;
+    let delivery = tenant.read_one("c").await;
+    let give_up = Settlement::DeadLetter { reason: "no".into() };
+    let settled = vec![(delivery.receipt(), give_up)];
+    tenant.broker.settle(&tenant.group, settled).await.unwrap().remove(0).unwrap();
+    let mut client = server.client();
+    // Lost before the next sweep has saved where it had got.
+    client.call(&["HSET", &format!("{{{STREAM}}}:group:processors"), "floor", "0-0"]);
+    client.call(&["XGROUP", "DESTROY", STREAM, "processors"]);
+    // What a read leaves that ends before it has counted.
+    let early = ["XREADGROUP", "GROUP", "processors", "c", "STREAMS", STREAM, ">"];
+    super::tenant::eventually("the group is made again", async || {
+        matches!(client.call(&early), super::server::Value::Array(_))
+    })
+    .await;
+    super::tenant::eventually("it is let go", async || {
+        assert!(tenant.read("d", 1, 50).await.is_empty(), "it came again");
+        let pending = client.call(&["XPENDING", STREAM, "processors"]);
+        pending.array()[0].int() == 0
+    })
+    .await;
+    let dead = tenant.broker.dead_letters(&tenant.group, None, 10).await.unwrap();
+    assert_eq!(dead.len(), 1);
+    assert!(tenant.read("d", 1, 100).await.is_empty());
+}
+
+#[tokio::test]
 async fn a_group_that_a_neighbour_makes_anew_goes_on_where_it_was() {
     let server = RedisServer::start().await;
     let tenant = Tenant::on(&server).await;
