@@ -46,8 +46,10 @@ local function usable_floor()
   return sortable(from) > sortable(last_id()) and '0-0' or from
 end
 
--- Whatever was out may have been handed out once more than anything written down says.
+-- Whatever was out may have been handed out once more than anything written down says. Nobody holds
+-- it any more, for however long the lease was.
 local function note_loss()
+  redis.call('UNLINK', held)
   local seq = redis.call('HINCRBY', group, 'lossSeq', 1)
   local marks = redis.call('HGET', group, 'marks') or ''
   redis.call('HSET', group, 'marks', marks .. string.format('%.0f', seq) .. ':' .. last_id() .. ' ')
@@ -201,12 +203,13 @@ end
 
 -- Takes the event out of its holder's hands until it is due; false if the entry is gone.
 local function park(id, at, count)
+  -- The due time first: parked without one, it would wait for ever, and scripts are not rolled back.
+  due_at(id, at)
   if #redis.call('XCLAIM', stream, name, PARKED, 0, id, 'RETRYCOUNT', count, 'JUSTID') == 0 then
     lost(id)
     return false
   end
   redis.call('ZREM', held, id)
-  due_at(id, at)
   return true
 end
 

@@ -2,6 +2,8 @@
 -- ARGV[7] 'dead' or 'retry', ARGV[8] delay in ms ('' for the back-off), ARGV[9] reason, ARGV[10] a
 -- random number in 0..1, ARGV[11] the longest delay that may pin the stream.
 local id = ARGV[4]
+-- A hundred years, in ms.
+local LONGEST = 100 * 365 * 24 * 3600 * 1000
 local owner, count, is_copy = holder(id)
 if not holds(owner, count, ARGV[5], ARGV[6]) then return { 'lost' } end
 local settings = group_settings()
@@ -29,7 +31,9 @@ end
 local delay = tonumber(ARGV[8])
 if not delay then
   local backoff = settings.backoff
-  delay = math.min(backoff.baseMs * backoff.factor ^ math.min(count - 1, 1000), backoff.maxMs)
+  local grown = backoff.baseMs * backoff.factor ^ math.min(count - 1, 1000)
+  -- Nothing times infinity is no number.
+  delay = grown == grown and math.min(grown, backoff.maxMs, LONGEST) or 0
   delay = math.floor(delay * (1 - backoff.jitter * tonumber(ARGV[10])))
 end
 local at = clock() + delay
