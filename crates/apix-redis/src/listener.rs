@@ -97,9 +97,8 @@ impl Listener {
             last_sign: Instant::now(),
             lost_probes: Arc::clone(&lost_probes),
         };
-        // What waits in the queue is in the set already, and must not be asked for twice.
-        while self.commands.try_recv().is_ok() {}
-        if let Err(fault) = session.subscribe_to_all().await {
+        let all = self.pubsub.all(&mut self.commands);
+        if let Err(fault) = session.subscribe_to_all(&all).await {
             return fault;
         }
         let probing = publish_probes(self.link.clone(), self.probe.clone(), lost_probes);
@@ -175,8 +174,7 @@ impl Session {
         }
     }
 
-    async fn subscribe_to_all(&mut self) -> Result<()> {
-        let all = self.pubsub.all();
+    async fn subscribe_to_all(&mut self, all: &[(Bytes, u64)]) -> Result<()> {
         let mut pipeline = Pipeline::default();
         for batch in all.chunks(BATCH) {
             self.push_subscribe(&mut pipeline, batch);

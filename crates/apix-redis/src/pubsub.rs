@@ -195,15 +195,22 @@ impl PubSub {
         }
     }
 
-    /// What a new connection has to subscribe to. Whatever waits in the command queue is in it.
-    pub(crate) fn all(&self) -> Vec<(Bytes, u64)> {
-        self.lock().channels.iter().map(|(channel, entry)| (channel.clone(), entry.token)).collect()
+    /// What a new connection has to subscribe to. Whatever waits in the queue is in it, and taken out
+    /// of the queue: asked for twice, a channel would be confirmed early the second time. Under the
+    /// lock, as are the changes of the set, so that nothing comes in between.
+    pub(crate) fn all(&self, queue: &mut mpsc::UnboundedReceiver<Command>) -> Vec<(Bytes, u64)> {
+        let set = self.lock();
+        while queue.try_recv().is_ok() {}
+        set.channels.iter().map(|(channel, entry)| (channel.clone(), entry.token)).collect()
     }
 
-    /// Asks for each of these channels by itself.
+    /// Asks for each of these channels by itself, unless it was let go of meanwhile.
     pub(crate) fn ask_again(&self, channels: impl IntoIterator<Item = (Bytes, u64)>) {
+        let set = self.lock();
         for (channel, token) in channels {
-            let _ = self.commands.send(Command::Subscribe { channel, token });
+            if set.channels.get(&channel).is_some_and(|entry| entry.token == token) {
+                let _ = self.commands.send(Command::Subscribe { channel, token });
+            }
         }
     }
 
@@ -319,5 +326,24 @@ impl Entry {
         let (tell, told) = oneshot::channel();
         self.waiting.push(tell);
         Some(told)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_connection_asks_once_for_what_is_wanted_now() {
+        let locals = Arc::new(Locals::new());
+        let (pubsub, mut queue) = PubSub::new(locals, "probe", 1_024, Duration::from_secs(1));
+        let probe = Bytes::from_static(b"probe");
+        pubsub.ask_again([(probe.clone(), 0), (Bytes::from_static(b"gone"), 7)]);
+        let asked = queue.try_recv();
+        assert!(matches!(asked, Ok(Command::Subscribe { channel, .. }) if channel == probe));
+        assert!(queue.try_recv().is_err());
+        pubsub.ask_again([(probe.clone(), 0)]);
+        assert_eq!(pubsub.all(&mut queue), [(probe, 0)]);
+        assert!(queue.try_recv().is_err());
     }
 }
