@@ -27,9 +27,10 @@ use crate::resp::Raw;
 use crate::wire::Pipeline;
 
 /// How often the connection is probed.
-const PROBE_EVERY: Duration = Duration::from_millis(1_400);
-/// Without any sign for so long, the connection is given up.
-const SILENCE: Duration = Duration::from_millis(4_300);
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// Without any sign for so long, the connection is given up. It is looked at with each probe, so
+/// this and the time between two make the 5 s.
+const SILENCE: Duration = Duration::from_millis(3_900);
 /// With so many probes published and none arrived, too.
 const LOST_PROBES: u32 = 3;
 /// How long the server may take to answer a probe on the link.
