@@ -66,7 +66,7 @@ impl Locals {
     }
 
     /// The streams that were used within `age`; older ones are forgotten, and sooner those that
-    /// were only asked about: anybody can ask for names that do not exist.
+    /// were only asked about: anybody can ask for names that do not exist. The same goes for groups.
     pub(crate) fn recent(&self, age: Duration) -> Vec<Arc<LocalStream>> {
         let milliseconds = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let now = self.now();
@@ -75,6 +75,9 @@ impl Locals {
             let kept = if stream.is_worked_with() { age } else { age.min(ASKED_AGE) };
             stream.used.load(Ordering::Relaxed) >= now.saturating_sub(milliseconds(kept))
         });
+        for stream in streams.values() {
+            stream.forget_unread_groups(age);
+        }
         let oldest = now.saturating_sub(milliseconds(age));
         let used = |stream: &&Arc<LocalStream>| stream.used.load(Ordering::Relaxed) >= oldest;
         streams.values().filter(used).map(Arc::clone).collect()
@@ -169,6 +172,15 @@ impl LocalStream {
 
     pub(crate) fn groups(&self) -> Vec<Arc<LocalGroup>> {
         lock(&self.groups).values().map(Arc::clone).collect()
+    }
+
+    /// Forgets groups that nobody here uses now, or has read lately.
+    fn forget_unread_groups(&self, age: Duration) {
+        let mut groups = lock(&self.groups);
+        groups.retain(|_, group| Arc::strong_count(group) > 1 || group.read_within(age));
+        if groups.capacity() > 4 * groups.len().max(64) {
+            groups.shrink_to_fit();
+        }
     }
 
     /// Forgets a group that was deleted.
@@ -297,6 +309,26 @@ mod tests {
     use apix::{StreamName, TenantContext};
 
     use super::*;
+
+    #[test]
+    fn groups_that_are_only_asked_about_are_forgotten() {
+        let ctx = TenantContext::trusted("acme").unwrap();
+        let stream = StreamKey::new(&ctx, StreamName::new("s").unwrap());
+        let locals = Locals::new();
+        let group = |name: String| {
+            locals.group(&GroupKey::new(stream.clone(), GroupName::new(name).unwrap()))
+        };
+        group("read".into()).reads();
+        let used = group("used".into());
+        for n in 0..1_000 {
+            group(format!("asked-{n}"));
+        }
+        let recent = locals.recent(Duration::from_secs(900));
+        let mut left: Vec<_> = recent[0].groups().iter().map(|one| one.name.to_string()).collect();
+        left.sort();
+        assert_eq!(left, ["read", "used"]);
+        assert_eq!(used.name.as_str(), "used");
+    }
 
     #[test]
     fn what_was_heard_meanwhile_is_not_forgotten() {
