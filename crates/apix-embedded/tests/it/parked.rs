@@ -9,7 +9,8 @@ use apix_embedded::EmbeddedBroker;
 use crate::scene::{consumer, event, group, open, stream};
 
 const PARKED: usize = 3_000;
-const READ: ReadOptions = ReadOptions { max_events: 500, wait: Duration::ZERO };
+/// Waits for what was rejected without a delay: it is due with the next millisecond.
+const READ: ReadOptions = ReadOptions { max_events: 500, wait: Duration::from_millis(50) };
 
 async fn add(broker: &EmbeddedBroker, count: usize) {
     let batch: Vec<_> = (0..500).map(event).collect();
