@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::clock::Now;
 use crate::held::{Agenda, Consumer, Held, HeldState, Kept};
+use crate::holdings::{Holding, Holdings};
 use crate::journal::Journal;
 use crate::waiting::Waiter;
 
@@ -15,13 +16,6 @@ use crate::waiting::Waiter;
 pub(crate) type StreamNo = u64;
 /// A number of a group, never used twice in one folder.
 pub(crate) type GroupNo = u64;
-
-/// What is held, and the [segment](crate::journal) that the store has it in; 0 for none.
-#[derive(Debug)]
-struct Entry {
-    held: Held,
-    segment: u64,
-}
 
 /// The state of one consumer group.
 #[derive(Debug)]
@@ -34,7 +28,7 @@ pub(crate) struct GroupState {
     pub(crate) cursor: MessageId,
     /// Events that were removed before the group had finished them.
     pub(crate) lost: u64,
-    held: BTreeMap<MessageId, Entry>,
+    held: Holdings,
     agenda: Agenda,
     /// Below this nothing pins the stream: where the search for the oldest pin begins.
     pin_hint: MessageId,
@@ -69,7 +63,7 @@ impl GroupState {
             settings: GroupSettings::default(),
             cursor: MessageId::MIN,
             lost: 0,
-            held: BTreeMap::new(),
+            held: Holdings::default(),
             agenda: Agenda::default(),
             pin_hint: MessageId::MIN,
             dead: BTreeMap::new(),
@@ -84,19 +78,20 @@ impl GroupState {
     }
 
     pub(crate) fn held(&self, id: MessageId) -> Option<&Held> {
-        self.held.get(&id).map(|entry| &entry.held)
+        self.held.get(id).map(|holding| &holding.held)
     }
 
-    pub(crate) fn all_held(&self) -> impl Iterator<Item = (MessageId, &Held)> {
-        self.held.iter().map(|(id, entry)| (*id, &entry.held))
+    /// Everything that is held, in no order.
+    pub(crate) fn held_ids(&self) -> impl Iterator<Item = MessageId> + '_ {
+        self.held.ids()
     }
 
     pub(crate) fn held_after(&self, id: MessageId) -> usize {
-        self.held.range(id.next()..).count()
+        self.held.count_from(id.next())
     }
 
     pub(crate) fn oldest_held(&self) -> Option<MessageId> {
-        self.held.keys().next().copied()
+        self.held.first_from(MessageId::MIN, |_| true)
     }
 
     /// Deliveries that are out.
@@ -118,11 +113,7 @@ impl GroupState {
 
     /// The oldest held event that the stream has to keep.
     pub(crate) fn oldest_pin(&mut self) -> Option<MessageId> {
-        let pin = self
-            .held
-            .range(self.pin_hint..)
-            .find(|(_, entry)| entry.held.copy.is_none())
-            .map(|(id, _)| *id);
+        let pin = self.held.first_from(self.pin_hint, |held| held.copy.is_none());
         self.pin_hint = pin.unwrap_or(self.cursor);
         pin
     }
@@ -148,37 +139,37 @@ impl GroupState {
 
     /// Puts an event in, in the place of what was held under its id.
     pub(crate) fn put(&mut self, id: MessageId, held: Held) {
-        self.touch(id, self.held.get(&id).map_or(0, |before| before.segment));
+        self.touch(id, self.held.get(id).map_or(0, |before| before.segment));
         self.restore(id, held);
     }
 
     /// [`put`](Self::put) of what the store already has.
     pub(crate) fn restore(&mut self, id: MessageId, held: Held) {
-        if let Some(before) = self.held.get(&id) {
+        if let Some(before) = self.held.get(id) {
             self.agenda.remove(id, &before.held);
         }
         self.agenda.add(id, &held);
         self.pin_hint = self.pin_hint.min(id);
-        self.held.insert(id, Entry { held, segment: 0 });
+        self.held.insert(id, held);
     }
 
     /// Takes an event out: it is finished, or given up, or lost.
     pub(crate) fn take(&mut self, id: MessageId) -> Option<Held> {
-        let segment = self.held.get(&id)?.segment;
+        let segment = self.held.get(id)?.segment;
         self.touch(id, segment);
         self.unrestore(id)
     }
 
     /// [`take`](Self::take) of what the store no longer has.
     pub(crate) fn unrestore(&mut self, id: MessageId) -> Option<Held> {
-        let Entry { held, .. } = self.held.remove(&id)?;
+        let held = self.held.remove(id)?;
         self.agenda.remove(id, &held);
         Some(held)
     }
 
     /// Changes what is held; `kept` says that the store need not know.
     fn change(&mut self, id: MessageId, kept: bool, change: impl FnOnce(&mut Held)) {
-        if let Some(Entry { held, segment }) = self.held.get_mut(&id) {
+        if let Some(Holding { held, segment }) = self.held.get_mut(id) {
             self.agenda.remove(id, held);
             change(held);
             self.agenda.add(id, held);
@@ -197,20 +188,19 @@ impl GroupState {
 
     /// Notes that `id` is written in `segment` alone.
     pub(crate) fn settle_in(&mut self, id: MessageId, segment: u64) {
-        if let Some(entry) = self.held.get_mut(&id) {
-            entry.segment = segment;
-        }
+        self.held.rest_in(id, segment);
     }
 
     /// Notes that all rows of the store were read.
     pub(crate) fn note_loaded(&mut self) {
-        self.journal.loaded(self.held.keys().copied());
+        self.held.rest();
+        self.journal.loaded(self.held.ids());
     }
 
     /// Hands an event to `consumer`, for the first time or again. Returns the delivery count.
     pub(crate) fn hand(&mut self, id: MessageId, consumer: &ConsumerName, now: Now) -> u32 {
         let state = HeldState::Out { until: now.begun_ms + self.settings.lease_ms };
-        if !self.held.contains_key(&id) {
+        if self.held.get(id).is_none() {
             let consumer = Some(consumer.clone());
             self.put(id, Held { count: 1, consumer, state, attempts: Vec::new(), copy: None });
             return 1;
@@ -328,8 +318,7 @@ impl GroupState {
         consumers.values_mut().for_each(|consumer| consumer.pending = 0);
         self.agenda = Agenda { consumers, ..Agenda::default() };
         self.pin_hint = MessageId::MIN;
-        let held = std::mem::take(&mut self.held);
-        held.into_iter().map(|(id, entry)| (id, entry.held)).collect()
+        self.held.take()
     }
 
     /// The cursor or a counter changed.

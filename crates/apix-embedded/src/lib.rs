@@ -59,6 +59,7 @@ mod fetch;
 mod folder;
 mod group;
 mod held;
+mod holdings;
 mod hybrid;
 mod journal;
 mod lock;

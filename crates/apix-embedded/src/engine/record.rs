@@ -26,7 +26,8 @@ impl Engine {
         if changes.reset {
             let rows = group.journal.clear();
             void(turn, group, &mut self.next_change_row, rows);
-            let held: Vec<_> = group.all_held().map(|(id, _)| id).collect();
+            let mut held: Vec<_> = group.held_ids().collect();
+            held.sort_unstable();
             if !held.is_empty() {
                 write_young(turn, group, &mut self.next_change_row, &held);
             }
