@@ -42,6 +42,7 @@ struct Call {
 
 struct Answer {
     expected: usize,
+    /// When the connection counts as broken; before it is written, the call as too late.
     deadline: Instant,
     to: oneshot::Sender<Result<Vec<Raw>>>,
 }
@@ -107,8 +108,8 @@ impl Link {
         self.call_within(pipeline, self.timeout).await
     }
 
-    /// The same with a time limit of its own. When it passes after the commands were written, the
-    /// connection counts as broken.
+    /// The same with a time limit of its own. One that is shorter than that of all calls ends this
+    /// call only, whose reply is dropped when it comes.
     pub(crate) async fn call_within(
         &self,
         pipeline: Pipeline,
@@ -118,24 +119,51 @@ impl Link {
         self.call_unguarded(pipeline, timeout).await
     }
 
+    /// The same, but the connection counts as broken when the time limit has passed.
+    pub(crate) async fn call_or_break(
+        &self,
+        pipeline: Pipeline,
+        timeout: Duration,
+    ) -> Result<Vec<Raw>> {
+        self.guard.check()?;
+        self.exchange(pipeline, timeout, timeout).await
+    }
+
     /// The same also while the server is not what it has to be.
     pub(crate) async fn call_unguarded(
         &self,
         pipeline: Pipeline,
         timeout: Duration,
     ) -> Result<Vec<Raw>> {
+        self.exchange(pipeline, timeout, timeout.max(self.timeout)).await
+    }
+
+    async fn exchange(
+        &self,
+        pipeline: Pipeline,
+        timeout: Duration,
+        breaks_after: Duration,
+    ) -> Result<Vec<Raw>> {
         self.under_way.fetch_add(1, Ordering::Relaxed);
         let _counted = UnderWay(&self.under_way);
         let (to, answered) = oneshot::channel();
         let deadline = Instant::now() + timeout;
-        let answer = Answer { expected: pipeline.commands(), deadline, to };
+        let breaks_at = Instant::now() + breaks_after;
+        let answer = Answer { expected: pipeline.commands(), deadline: breaks_at, to };
         let call = Call { bytes: pipeline.into_bytes(), answer };
         match tokio::time::timeout_at(deadline, self.queue.send(call)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(closed()),
             Err(_) => return Err(not_sent("too many calls wait")),
         }
-        answered.await.unwrap_or_else(|_| Err(broken("it was cut while the call was under way")))
+        let cut = |_| Err(broken("it was cut while the call was under way"));
+        if timeout >= breaks_after {
+            return answered.await.unwrap_or_else(cut);
+        }
+        match tokio::time::timeout_at(deadline, answered).await {
+            Ok(answer) => answer.unwrap_or_else(cut),
+            Err(_) => Err(broken("no answer in time")),
+        }
     }
 
     /// Waits until no call is under way, or as long as one may take.

@@ -33,8 +33,9 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_millis(3_900);
 /// With so many probes published and none arrived, too.
 const LOST_PROBES: u32 = 3;
-/// How long the server may take to answer a probe on the link.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the server may take to answer a probe on the link, which also finds out in time that the
+/// link is silent.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(3_800);
 /// Channels in one SUBSCRIBE after a break.
 const BATCH: usize = 512;
 
@@ -146,7 +147,7 @@ async fn publish_probes(
         tokio::time::sleep(PROBE_EVERY).await;
         let probe = Pipeline::of(&["PUBLISH", &channel, "probe"]);
         // A reply of 0 says that nobody, so not we either, is subscribed. An error says nothing.
-        if let Ok(replies) = link.call_within(probe, PROBE_TIMEOUT).await
+        if let Ok(replies) = link.call_or_break(probe, PROBE_TIMEOUT).await
             && replies.first().is_some_and(|reply| reply.error().is_none())
         {
             lost.fetch_add(1, Ordering::Relaxed);

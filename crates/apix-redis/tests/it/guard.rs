@@ -95,3 +95,26 @@ async fn a_demoted_primary_is_left_and_taken_again_when_it_is_promoted() {
     tenant.add(3).await;
     assert_eq!(tenant.read("c", 10, 1_000).await.len(), 2);
 }
+
+#[tokio::test]
+async fn a_check_that_gives_up_cuts_no_other_call() {
+    let server = RedisServer::start().await;
+    let tenant = Tenant::on(&server).await;
+    let mut live = tenant.broker.subscribe(&tenant.channel).await.unwrap();
+    tenant.add(1).await;
+    let id = server.client().call(&["CLIENT", "LIST", "TYPE", "normal"]).text().to_owned();
+    // A check waits for 2 s, an append for 5.
+    server.client().call(&["CLIENT", "PAUSE", "2600", "ALL"]);
+    let (checked, appended) =
+        tokio::join!(tenant.broker.check(), tenant.broker.append(&tenant.stream, vec![event(2)]));
+    assert_eq!(checked.unwrap_err().kind(), ErrorKind::Unavailable);
+    appended.unwrap();
+    tenant.broker.check().await.unwrap();
+    // On the same connection.
+    let link = id.lines().find(|line| line.contains("name=apix-link")).unwrap();
+    let link = link.split(' ').next().unwrap();
+    let now = server.client().call(&["CLIENT", "LIST", "TYPE", "normal"]);
+    assert!(now.text().lines().any(|line| line.split(' ').next() == Some(link)));
+    tenant.publish(1).await;
+    assert!(matches!(live.recv().await, Some(apix::Update::Message(_))));
+}
