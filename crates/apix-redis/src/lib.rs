@@ -75,6 +75,7 @@ mod keys;
 mod link;
 mod listener;
 mod local;
+mod losses;
 mod options;
 mod packed;
 mod pool;

@@ -20,6 +20,7 @@ use crate::entry::{self, Entry};
 use crate::error::{broken, closed, is_broken, malformed};
 use crate::link::is_read_only;
 use crate::local::{Due, LocalGroup};
+use crate::losses::Losses;
 use crate::pool::Blocking;
 use crate::resp::{Raw, Reply};
 use crate::scripts::is_unknown;
@@ -391,21 +392,6 @@ fn count(reply: &Reply) -> Result<u32> {
         .int()
         .map(|count| u32::try_from(count).unwrap_or(u32::MAX))
         .ok_or_else(|| malformed("a delivery count was expected"))
-}
-
-/// Losses of the group up to ids that it had reached: entries up to there may have been handed out
-/// without a trace.
-struct Losses(Option<MessageId>);
-
-impl Losses {
-    fn read(marks: &str) -> Self {
-        let upto = |mark: &str| mark.split_once(':').and_then(|(_, id)| id.parse().ok());
-        Self(marks.split_whitespace().filter_map(upto).max())
-    }
-
-    fn may_hide(&self, id: MessageId) -> bool {
-        self.0.is_some_and(|upto| id <= upto)
-    }
 }
 
 /// There is no such group.
