@@ -14,8 +14,11 @@ if type(settings.maxInFlight) == 'number' then
   room = math.min(room, settings.maxInFlight - taken)
 end
 local now = clock()
-local entries, counts = {}, {}
+local entries, counts, bytes = {}, {}, 0
+-- Bodies are copied, so few enough of them at a time; the rest is due at the next read.
+local AT_MOST = 4 * 1024 * 1024
 local function hand_out(id, fields, count)
+  bytes = bytes + entry_bytes({ id, fields })
   entries[#entries + 1] = { id, fields }
   counts[#counts + 1] = count
 end
@@ -53,10 +56,11 @@ for _ = 1, 10 do
   local ready = room - #entries
   local ids = ready > 0 and redis.call('ZRANGEBYSCORE', due, '-inf', string.format('%.0f', now), 'LIMIT', 0, ready) or {}
   for _, id in ipairs(ids) do
+    if bytes > AT_MOST then break end
     local copy = redis.call('HGET', side, id)
     if copy then from_side(id, copy) else from_stream(id) end
   end
-  if #ids == 0 then break end
+  if #ids == 0 or bytes > AT_MOST then break end
 end
 local new = false
 if ARGV[6] == '1' and room > #entries then

@@ -3,6 +3,7 @@
 -- were settled and, for 'all', where to go on ('' at the end). Nothing if there is no such group.
 if not group_exists() then return false end
 local ids, resume = {}, ''
+local AT_MOST = 4 * 1024 * 1024
 if ARGV[5] == 'ids' then
   for i = 6, #ARGV do ids[#ids + 1] = ARGV[i] end
 else
@@ -37,8 +38,9 @@ local function retry(id, text)
   return 1
 end
 
-local settled_count = 0
+local settled_count, bytes = 0, 0
 for _, id in ipairs(ids) do
+  bytes = bytes + redis.call('HSTRLEN', dead, id)
   local text = redis.call('HGET', dead, id)
   if text then
     if ARGV[4] == 'retry' then
@@ -47,6 +49,11 @@ for _, id in ipairs(ids) do
       drop(id)
       settled_count = settled_count + 1
     end
+  end
+  -- Bodies are copied, so few enough of them at a time.
+  if ARGV[5] == 'all' and bytes > AT_MOST and id ~= ids[#ids] then
+    resume = sortable(id)
+    break
   end
 end
 return { settled_count, resume }

@@ -44,11 +44,19 @@ if not first then
 elseif sortable(first[1]) > sortable(delivered) then
   newest_lag = redis.call('XLEN', stream)
 end
--- After deletions the server does not know: counted, up to a bound.
-if type(newest_lag) ~= 'number' then
-  local rest = redis.call('XRANGE', stream, '(' .. delivered, '+', 'COUNT', 1001)
-  newest_lag = #rest <= 1000 and #rest or -1
+-- After deletions the server does not know: counted, up to bounds in number and bytes.
+local function count_unread()
+  local count, bytes, from = 0, 0, '(' .. delivered
+  while count <= 1000 and bytes < 4 * 1024 * 1024 do
+    local page = redis.call('XRANGE', stream, from, '+', 'COUNT', 10)
+    for _, entry in ipairs(page) do bytes = bytes + entry_bytes(entry) end
+    count = count + #page
+    if #page < 10 then return count end
+    from = '(' .. page[#page][1]
+  end
+  return -1
 end
+if type(newest_lag) ~= 'number' then newest_lag = count_unread() end
 return {
   delivered, newest_lag, total - parked + handed_copies, parked + copies - handed_copies,
   redis.call('HLEN', dead), oldest or '', string.format('%.0f', clock()),
