@@ -25,7 +25,7 @@ impl EmbeddedBroker {
         let step = if filtered { FILTERED_STEP } else { limit };
         let mut page = RangePage::default();
         let mut rest = query.clone();
-        let mut looked_at = 0;
+        let (mut looked_at, mut bytes) = (0, 0);
         loop {
             let (key, part) = (stream.clone(), rest.clone());
             let look = self.client.look(move |engine, _| engine.read_range(&key, &part, step));
@@ -34,13 +34,16 @@ impl EmbeddedBroker {
             let mut events = self.fetch(stream, found).await?.into_iter();
             while let Some(event) = events.next() {
                 match event {
-                    Ok(event) if query.takes(&event) => page.events.push(event),
+                    Ok(event) if query.takes(&event) => {
+                        bytes += event.payload.len();
+                        page.events.push(event);
+                    }
                     Ok(_) => {}
                     // Trimmed since it was found.
                     Err(gone) if gone.kind() == ErrorKind::NotFound => {}
                     Err(fault) => return Err(fault),
                 }
-                if page.events.len() == limit {
+                if query.is_full(&page.events, bytes) {
                     let last = page.events.last().map(|event| event.message_id);
                     let more = more_after.is_some() || events.len() > 0;
                     page.more_after = last.filter(|_| more);

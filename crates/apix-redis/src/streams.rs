@@ -15,6 +15,8 @@ use crate::wire::{Arguments, Pipeline, id_text};
 
 /// With a filter, so many entries at least are looked at for one page.
 const LOOKED_AT: usize = 200;
+/// and at no more than one for so many bytes of the page that is asked for.
+const PAGE_EVENT_BYTES: usize = 4 << 10;
 
 pub(crate) fn no_such_stream(stream: &StreamKey) -> Error {
     Error::not_found(format!("there is no stream {:?}", stream.stream().as_str()))
@@ -30,6 +32,8 @@ impl Shared {
         let limit = query.limit.max(1);
         let filtered = query.event_type.is_some() || query.channel.is_some();
         let look_at = if filtered { limit.max(LOOKED_AT) } else { limit };
+        // A small page of large events is not worth reading many of them for.
+        let look_at = look_at.min((query.limit_bytes / PAGE_EVENT_BYTES).max(16));
         let (from, to) = (id_text(query.from), id_text(query.to));
         let (command, first, second) = match query.order {
             Order::Ascending => ("XRANGE", from, to),
@@ -46,16 +50,17 @@ impl Shared {
         let entries = entry::read_entries(&mut entries.cursor()?, stream.tenant())?;
         let all_read = entries.len() < look_at;
         let mut page = RangePage::default();
-        let mut last = None;
+        let (mut last, mut bytes) = (None, 0);
         let count = entries.len();
         for (index, (id, event)) in entries.into_iter().enumerate() {
             last = Some(id);
             if let Ok(event) = event
                 && query.takes(&event)
             {
+                bytes += event.payload.len();
                 page.events.push(event);
             }
-            if page.events.len() == limit && index + 1 < count {
+            if query.is_full(&page.events, bytes) && index + 1 < count {
                 page.more_after = last;
                 return Ok(page);
             }

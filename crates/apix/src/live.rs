@@ -24,7 +24,10 @@ use crate::subscription::{Subscription, Update};
 /// that would show it.
 pub const CHECK_EVERY: Duration = Duration::from_secs(4);
 
+/// What is read at a time of what was missed. A page is held until the subscriber has taken it: it
+/// is as small as the queue of a slow one.
 const PAGE: usize = 200;
+const PAGE_BYTES: usize = 256 << 10;
 
 /// What a subscriber of a channel receives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -290,6 +293,7 @@ impl LiveSubscription {
             from: gap.scanned.unwrap_or(seen).max(seen).next(),
             to: gap.to,
             limit: PAGE,
+            limit_bytes: PAGE_BYTES,
             channel: Some(self.channel.channel().clone()),
             ..RangeQuery::default()
         };

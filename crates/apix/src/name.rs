@@ -132,9 +132,12 @@ impl StreamName {
 }
 
 impl ChannelName {
+    /// The channel that tells of a tenant's connections.
+    pub const CONNECTION_STATUS: &'static str = "connection-status";
+
     /// The channel that APIX alone publishes to.
     pub fn is_reserved(&self) -> bool {
-        self.as_str() == "connection-status"
+        self.as_str() == Self::CONNECTION_STATUS
     }
 }
 

@@ -51,6 +51,9 @@ pub struct RangeQuery {
     pub to: MessageId,
     /// At most so many events a page (at least 1).
     pub limit: usize,
+    /// A page ends with the event whose payload makes it so many bytes (default 8 MiB): it may
+    /// hold one event more than that, never none.
+    pub limit_bytes: usize,
     /// Oldest or newest first.
     pub order: Order,
     /// Events of this type only.
@@ -65,6 +68,7 @@ impl Default for RangeQuery {
             from: MessageId::MIN,
             to: MessageId::MAX,
             limit: 100,
+            limit_bytes: 8 << 20,
             order: Order::Ascending,
             event_type: None,
             channel: None,
@@ -86,6 +90,12 @@ impl RangeQuery {
                 .channel
                 .as_ref()
                 .is_none_or(|wanted| event.realtime_channel.as_ref() == Some(wanted))
+    }
+
+    /// Whether a page of these events is full.
+    pub fn is_full(&self, events: &[StoredEvent], payload_bytes: usize) -> bool {
+        events.len() >= self.limit.max(1)
+            || (!events.is_empty() && payload_bytes >= self.limit_bytes)
     }
 
     /// The query for what lies beyond `last`, the last id that was looked at.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytestring::ByteString;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::name::{MAX_USER_ID_BYTES, TenantId, user_in_name};
+use crate::name::{ChannelName, MAX_USER_ID_BYTES, TenantId, user_in_name};
 
 /// The caller of every operation. Only authentication makes one, or [`TenantContext::trusted`] in
 /// a program that embeds the library.
@@ -201,6 +201,10 @@ impl Permissions {
             if *granted == Action::Admin {
                 return action != Action::TenantsActAs;
             }
+            // Who is connected is told to those alone who were granted just that.
+            if action == Action::ChannelsSubscribe && name == ChannelName::CONNECTION_STATUS {
+                return *granted == action && pattern == name;
+            }
             *granted == action && (!action.takes_pattern() || pattern_matches(pattern, name, user))
         })
     }
@@ -312,6 +316,14 @@ mod tests {
         assert!(!may(Some("anna"), "user:bob"));
         assert!(!may(None, "user:anna"));
         assert!(may(Some("*"), "user:_2a") && !may(Some("*"), "user:bob"));
+    }
+
+    #[test]
+    fn connections_are_shown_to_those_who_were_granted_just_that() {
+        let sees =
+            |permission| allows(permission, Action::ChannelsSubscribe, "connection-status", None);
+        assert!(sees("channels:subscribe:connection-status") && sees("admin"));
+        assert!(!sees("channels:subscribe:*") && !sees("channels:subscribe:connection-*"));
     }
 
     #[test]

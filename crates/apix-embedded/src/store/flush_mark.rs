@@ -61,11 +61,11 @@ impl FlushMarks {
         seal
     }
 
-    /// The highest position that a page of the log names.
-    pub(super) fn highest_in(&self, page: &[u8]) -> Option<u64> {
-        let starts = page.iter().enumerate().filter(|(_, byte)| **byte == WORD[0]);
+    /// The highest position that a mark in `bytes` names.
+    pub(super) fn highest_in(&self, bytes: &[u8]) -> Option<u64> {
+        let starts = bytes.iter().enumerate().filter(|(_, byte)| **byte == WORD[0]);
         let said = starts.filter_map(|(at, _)| {
-            let mark = page[at..].get(..MARK_BYTES)?;
+            let mark = bytes[at..].get(..MARK_BYTES)?;
             if mark[..8] != WORD[..] {
                 return None;
             }

@@ -4,14 +4,15 @@
 //! that a power cut interrupted. After a power cut that is right; after damage to the medium it
 //! would silently cut off what was answered. So each index row says up to which position events
 //! were flushed when it was written: a row that says more than was read back proves damage.
+//!
+//! The whole file is searched, whatever its header and its frames say: those may be what is damaged.
+//! What is left of an earlier round of the log was written back before this one began, so it says
+//! nothing that is not there.
 
 use std::io::ErrorKind::NotFound;
 use std::path::Path;
 
 use super::flush_mark::FlushMarks;
-
-const HEADER_BYTES: usize = 32;
-const FRAME_HEADER_BYTES: usize = 24;
 
 /// The highest position up to which the log says that events were flushed; 0 if it says nothing.
 pub(super) fn claimed(log: &Path, marks: &FlushMarks) -> std::io::Result<u64> {
@@ -20,16 +21,5 @@ pub(super) fn claimed(log: &Path, marks: &FlushMarks) -> std::io::Result<u64> {
         Err(fault) if fault.kind() == NotFound => return Ok(0),
         Err(fault) => return Err(fault),
     };
-    Ok(claimed_in(&log, marks).unwrap_or(0))
-}
-
-fn claimed_in(log: &[u8], marks: &FlushMarks) -> Option<u64> {
-    let header = log.get(..HEADER_BYTES)?;
-    let page_bytes = u32::from_be_bytes(header[8..12].try_into().ok()?);
-    // Frames of an earlier round of the same file have other salts.
-    let salts = &header[16..24];
-    let frames = log[HEADER_BYTES..].chunks_exact(FRAME_HEADER_BYTES + page_bytes as usize);
-    let pages =
-        frames.filter(|frame| &frame[8..16] == salts).map(|frame| &frame[FRAME_HEADER_BYTES..]);
-    pages.filter_map(|page| marks.highest_in(page)).max()
+    Ok(marks.highest_in(&log).unwrap_or(0))
 }

@@ -107,6 +107,16 @@ async fn nothing_returned_is_lost_by_power_cuts() {
 /// this one would have seen it too.
 #[tokio::test]
 async fn the_cut_takes_what_was_not_flushed() {
+    // A flush may come just before the cut, but not every time.
+    for _ in 0..5 {
+        if missing_without_flushes().await > 0 {
+            return;
+        }
+    }
+    panic!("the cut never takes anything");
+}
+
+async fn missing_without_flushes() -> usize {
     let shim = Shim::new();
     let (folder, left) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut ledger = Ledger::default();
@@ -121,8 +131,9 @@ async fn the_cut_takes_what_was_not_flushed() {
     killed.close().await;
     watched.cut(&shim.path("log-0"), Unflushed::Lost, left.path());
     let broker = open(left.path()).await;
-    assert!(ledger.missing(&broker).await > 0);
+    let missing = ledger.missing(&broker).await;
     broker.close().await;
+    missing
 }
 
 #[tokio::test]
