@@ -92,6 +92,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/channels/{channel}/presence": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Who is on a channel
+         * @description Users in the order of their ids, over all processes on the broker; a process that was killed counts for up to 10 s more. Needs `presence:read`.
+         */
+        get: operations["getPresence"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/channels/{channel}/sse": {
         parameters: {
             query?: never;
@@ -112,6 +132,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/connections": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The tenant's live connections
+         * @description On all processes on the broker, in the order of their ids. Needs `connections:manage`.
+         */
+        get: operations["listConnections"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/connections/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * End a live connection
+         * @description It is closed with 4013, on whichever process it is. Needs `connections:manage`.
+         */
+        delete: operations["endConnection"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/hybrid-events": {
         parameters: {
             query?: never;
@@ -126,6 +186,26 @@ export interface paths {
          * @description Persisted first, then shown live. Persisted but not shown, or a repeated idempotency key: `201` without `subscriberCount`.
          */
         post: operations["publishHybrid"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/presence/query": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Whether users are connected
+         * @description Up to 1,000 users at once. Needs `presence:read` of the channel `user:{userId}` of each.
+         */
+        post: operations["queryPresence"];
         delete?: never;
         options?: never;
         head?: never;
@@ -411,6 +491,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/tickets": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * A ticket for a live connection
+         * @description For a client that can send no header: `?ticket=` of a WebSocket or of Server-Sent Events takes it once, within 30 s, on any server of the same broker. It stands for its maker (of a service credential: for the tenant and user that the call names), or for what that one may do on `channels` alone. The connection ends with the credential of the maker. The body may be left out.
+         */
+        post: operations["createTicket"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/ws": {
         parameters: {
             query?: never;
@@ -420,7 +520,7 @@ export interface paths {
         };
         /**
          * A live connection by WebSocket
-         * @description Frames are `{"event","data","id"?}`. The credential stands in the header, in `?token=`, or in a subprotocol `bearer.TOKEN` beside `apix.v1`. Close codes: 4002 the token has ended, 4008 too slow, 4010 draining.
+         * @description Frames are `{"event","data","id"?}`. The credential stands in the header, in `?token=` or `?ticket=`, or in a subprotocol `bearer.TOKEN` beside `apix.v1`. `renew` with a new `token` of the same tenant and user lets the connection live on. A service credential names a tenant per channel by `organizationId`. Where origins are listed in the configuration, pages of others are refused. Close codes: 4002 the token has ended, 4008 too slow, 4009 limit, 4010 draining, 4013 ended by an operator.
          */
         get: operations["connect"];
         put?: never;
@@ -464,6 +564,21 @@ export interface components {
             specversion: "1.0";
             time?: components["schemas"]["Time"];
             type: string;
+        };
+        ConnectionId: string;
+        Connections: {
+            connections: {
+                channels: number;
+                connectionId: string;
+                /** @enum {unknown} */
+                protocol: "websocket" | "sse";
+                /** @enum {unknown} */
+                quality?: "excellent" | "good" | "fair" | "poor";
+                rttMs?: number;
+                since: components["schemas"]["Time"];
+                userId?: string;
+            }[];
+            next: string | null;
         };
         DeadLetter: {
             at: components["schemas"]["Time"];
@@ -520,7 +635,7 @@ export interface components {
          * @description What went wrong. `x-http-status` has the status that goes with each.
          * @enum {string}
          */
-        ErrorCode: "invalid_name" | "invalid_request" | "unauthorized" | "permission_denied" | "tenant_mismatch" | "reserved_name" | "not_found" | "method_not_allowed" | "request_timeout" | "conflict" | "idempotency_conflict" | "lease_lost" | "since_ambiguous" | "too_large" | "unsupported_media_type" | "host_not_allowed" | "internal" | "corrupt" | "unsupported" | "unavailable" | "durability_unmet" | "shutting_down" | "storage_full";
+        ErrorCode: "invalid_name" | "invalid_request" | "unauthorized" | "permission_denied" | "tenant_mismatch" | "reserved_name" | "not_found" | "method_not_allowed" | "request_timeout" | "conflict" | "idempotency_conflict" | "lease_lost" | "since_ambiguous" | "limit" | "too_large" | "unsupported_media_type" | "host_not_allowed" | "internal" | "corrupt" | "unsupported" | "unavailable" | "durability_unmet" | "shutting_down" | "storage_full";
         Event: {
             eventType: string;
             key?: string;
@@ -668,6 +783,24 @@ export interface components {
             type: components["schemas"]["Label"];
             userId?: string;
         };
+        NewTicket: {
+            /** @description What the ticket is good for (default all that its maker may do). */
+            channels?: components["schemas"]["Name"][];
+        };
+        Presence: {
+            anonymous: number;
+            channel: components["schemas"]["Name"];
+            connections: number;
+            next: string | null;
+            users: {
+                connections: number;
+                since: components["schemas"]["Time"];
+                userId: string;
+            }[];
+        };
+        PresenceQuery: {
+            userIds: string[];
+        };
         Published: {
             subscriberCount: number;
         };
@@ -750,8 +883,19 @@ export interface components {
             stream: components["schemas"]["Name"];
             trimmedTo: components["schemas"]["MessageId"] | null;
         };
+        Ticket: {
+            expiresAt: components["schemas"]["Time"];
+            ticket: string;
+        };
         /** Format: date-time */
         Time: string;
+        UserPresence: {
+            users: {
+                connections: number;
+                online: boolean;
+                userId: string;
+            }[];
+        };
     };
     responses: never;
     parameters: never;
@@ -1029,6 +1173,87 @@ export interface operations {
             };
         };
     };
+    getPresence: {
+        parameters: {
+            query?: {
+                /** @description Users after this id: `next` of a page. */
+                after?: string;
+                /** @description At most so many. */
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                channel: components["schemas"]["Name"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Who is there. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Presence"];
+                };
+            };
+            /** @description invalid_request, invalid_name */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description permission_denied, tenant_mismatch */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description host_not_allowed */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description internal, corrupt */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+        };
+    };
     subscribe: {
         parameters: {
             query?: {
@@ -1036,6 +1261,8 @@ export interface operations {
                 since?: string;
                 /** @description The credential, where no header can be. */
                 token?: string;
+                /** @description A ticket, in place of a token. */
+                ticket?: string;
             };
             header?: {
                 /** @description The last `id` seen. */
@@ -1093,6 +1320,15 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            /** @description limit */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
             /** @description internal, corrupt */
             500: {
                 headers: {
@@ -1103,6 +1339,168 @@ export interface operations {
                 };
             };
             /** @description unavailable, shutting_down */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+        };
+    };
+    listConnections: {
+        parameters: {
+            query?: {
+                /** @description Connections after this id: `next` of a page. */
+                after?: string;
+                /** @description At most so many. */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The connections. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Connections"];
+                };
+            };
+            /** @description invalid_request, invalid_name */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description permission_denied, tenant_mismatch */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description host_not_allowed */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description internal, corrupt */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+        };
+    };
+    endConnection: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: components["schemas"]["ConnectionId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It was told to end. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description invalid_request, invalid_name */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description permission_denied, tenant_mismatch */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description not_found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description host_not_allowed */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description internal, corrupt */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description unavailable */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1239,6 +1637,111 @@ export interface operations {
             };
             /** @description storage_full */
             507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+        };
+    };
+    queryPresence: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PresenceQuery"];
+            };
+        };
+        responses: {
+            /** @description The users in the order of the call. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UserPresence"];
+                };
+            };
+            /** @description invalid_request, invalid_name */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description permission_denied, tenant_mismatch */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description request_timeout */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description too_large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description unsupported_media_type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description host_not_allowed */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description internal, corrupt */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description unavailable */
+            503: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3236,11 +3739,127 @@ export interface operations {
             };
         };
     };
+    createTicket: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["NewTicket"];
+            };
+        };
+        responses: {
+            /** @description The ticket. */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Ticket"];
+                };
+            };
+            /** @description invalid_request, invalid_name */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description permission_denied, tenant_mismatch */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description request_timeout */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description too_large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description unsupported_media_type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description host_not_allowed */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description internal, corrupt */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description unavailable, durability_unmet */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description storage_full */
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+        };
+    };
     connect: {
         parameters: {
             query?: {
                 /** @description The credential, where no header can be. */
                 token?: string;
+                /** @description A ticket, in place of a token. */
+                ticket?: string;
             };
             header?: never;
             path?: never;
@@ -3284,6 +3903,15 @@ export interface operations {
             };
             /** @description host_not_allowed */
             421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Error"];
+                };
+            };
+            /** @description limit */
+            429: {
                 headers: {
                     [name: string]: unknown;
                 };
