@@ -100,6 +100,12 @@ impl StreamState {
         self.source(index)
     }
 
+    /// The bytes of an event that is kept.
+    pub(crate) fn bytes_of(&self, id: MessageId) -> Option<usize> {
+        let slot = self.slots.get(self.first_from(id)).filter(|slot| slot.id() == id)?;
+        usize::try_from(slot.bytes).ok()
+    }
+
     /// Adds an event behind all others. `record` is what the tail keeps of it; only an event whose
     /// successors are kept too may be without.
     pub(crate) fn push(&mut self, slot: Slot, record: Option<Bytes>) {

@@ -12,8 +12,10 @@ use crate::held::{Held, HeldState, Kept};
 use crate::store::{Change, damaged};
 use crate::waiting::Source;
 
-/// The most dead letters that one turn does something with.
+/// The most dead letters that one turn does something with,
 const PART: usize = 1_000;
+/// and about how many bytes of events it moves: everybody else waits for the turn.
+pub(super) const PART_BYTES: usize = 4 << 20;
 
 /// Dead letters to do something with, those after `after`.
 #[derive(Clone, Debug)]
@@ -31,8 +33,10 @@ pub(crate) struct DonePart {
 }
 
 impl DonePart {
-    fn of(ids: &[MessageId], count: u64) -> Self {
-        let more_after = ids.last().copied().filter(|_| ids.len() == PART);
+    /// `done` of `chosen`, which are at most a part of all.
+    fn of(chosen: &[MessageId], done: usize, count: u64) -> Self {
+        let more = done < chosen.len() || chosen.len() == PART;
+        let more_after = chosen[..done].last().copied().filter(|_| more);
         Self { count, more_after }
     }
 }
@@ -46,13 +50,14 @@ pub(crate) struct FoundDead {
 
 impl Engine {
     /// Gives up a held event. The dead letter is written in the commit that lets go of the event.
+    /// Returns its bytes.
     pub(super) fn bury(
         &mut self,
         turn: &mut Turn,
         no: GroupNo,
         id: MessageId,
         reason: &str,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         let (event, reason) = match self.held_record(turn, no, id) {
             Ok(record) => (record, kept_reason(reason)),
             // What cannot be read must not come back for ever: the letter says where it was.
@@ -62,11 +67,12 @@ impl Engine {
             }
             Err(fault) => return Err(fault),
         };
-        let Some(group) = self.groups.get_mut(&no) else { return Ok(()) };
-        let Some(held) = group.take(id) else { return Ok(()) };
+        let Some(group) = self.groups.get_mut(&no) else { return Ok(0) };
+        let Some(held) = group.take(id) else { return Ok(0) };
         let copied = held.copy.is_some();
         let record = DeadRecord { reason, at_ms: turn.now.unix_ms, attempts: held.attempts, event };
         let data = Bytes::from(record.encode());
+        let bytes = data.len();
         let here = self.store.is_none().then(|| data.clone());
         group.dead.insert(id, here);
         if copied {
@@ -76,7 +82,7 @@ impl Engine {
         turn.batch.flush = true;
         self.trim.mark(group.stream);
         turn.touched.push(no);
-        Ok(())
+        Ok(bytes)
     }
 
     /// The record of an event that the group holds, wherever it is.
@@ -166,11 +172,16 @@ impl Engine {
     ) -> Result<DonePart> {
         let no = self.group_no(key)?;
         let ids = self.part(no, chosen);
-        let mut records = Vec::with_capacity(ids.len());
+        let (mut records, mut done, mut bytes) = (Vec::new(), 0, 0);
         for id in &ids {
             let record = self.dead_record(turn, no, *id)?;
+            done += 1;
+            bytes += record.event.len();
             if !record.event.is_empty() {
                 records.push((*id, record));
+            }
+            if bytes >= PART_BYTES {
+                break;
             }
         }
         let count = records.len() as u64;
@@ -179,7 +190,7 @@ impl Engine {
         }
         turn.batch.flush |= count > 0;
         turn.touched.push(no);
-        Ok(DonePart::of(&ids, count))
+        Ok(DonePart::of(&ids, done, count))
     }
 
     fn revive(&mut self, turn: &mut Turn, no: GroupNo, id: MessageId, record: DeadRecord) {
@@ -220,7 +231,7 @@ impl Engine {
             }
         }
         turn.batch.flush |= !ids.is_empty();
-        Ok(DonePart::of(&ids, ids.len() as u64))
+        Ok(DonePart::of(&ids, ids.len(), ids.len() as u64))
     }
 
     /// Whether an event that its reader did not find in the store should be there.

@@ -4,6 +4,7 @@ use apix::dead_letter::LEASE_EXPIRED;
 use apix::{ConsumerName, GroupKey, Result};
 use tokio::sync::oneshot;
 
+use super::dead::PART_BYTES;
 use super::state::Engine;
 use super::turn::Turn;
 use crate::clock::Now;
@@ -17,6 +18,10 @@ const MAX_READ_BYTES: usize = 16 << 20;
 
 /// A lease that ended with an event that cannot be given up now is looked at again after this.
 const LOOK_AGAIN_MS: u64 = 1_000;
+/// What is too much for one turn is looked at again so soon.
+const NEXT_PART_MS: u64 = 5;
+/// What a copy whose event has left the stream counts for.
+const UNKNOWN_BYTES: usize = 64 << 10;
 
 /// A read of a group.
 #[derive(Debug)]
@@ -136,16 +141,16 @@ impl Engine {
         handed: &mut Handed,
         bytes: &mut usize,
     ) {
-        while handed.counts.len() < max && *bytes < MAX_READ_BYTES {
+        let mut buried = 0;
+        while handed.counts.len() < max && *bytes < MAX_READ_BYTES && buried < PART_BYTES {
             let Some(group) = self.groups.get_mut(&no) else { return };
             let Some(id) = group.next_ready() else { return };
             let Some(held) = group.held(id) else { return };
             if held.count >= group.settings.max_deliveries {
                 let reason = held.attempts.last().map(|last| last.reason.clone());
                 let reason = reason.unwrap_or_else(|| LEASE_EXPIRED.into());
-                if self.bury(turn, no, id, &reason).is_err() {
-                    return;
-                }
+                let Ok(letter) = self.bury(turn, no, id, &reason) else { return };
+                buried += letter;
                 continue;
             }
             let stream = self.streams.get(&group.stream);
@@ -160,36 +165,45 @@ impl Engine {
                 group.lost += 1;
                 continue;
             };
-            *bytes += size_of(&source);
+            *bytes += size_of(&source, stream.and_then(|stream| stream.bytes_of(id)));
             handed.counts.push(group.hand(id, consumer, turn.now));
             handed.found.events.push(Found { id, source });
         }
     }
 
-    /// Moves what is due, and gives up what was handed out too often.
+    /// Moves what is due, and gives up what was handed out too often: so much at a time that
+    /// nobody else waits long for it.
     pub(super) fn pass_time(&mut self, turn: &mut Turn, no: GroupNo) {
         let Some(group) = self.groups.get_mut(&no) else { return };
         let most = group.settings.max_deliveries;
+        let mut buried = 0;
         for id in group.pass_time(turn.now) {
             let Some(group) = self.groups.get_mut(&no) else { return };
             if group.held(id).is_none_or(|held| held.count < most) {
                 continue;
             }
+            if buried >= PART_BYTES {
+                group.extend(id, NEXT_PART_MS, turn.now);
+                continue;
+            }
             group.lease_ended(id, turn.now);
-            if self.bury(turn, no, id, LEASE_EXPIRED).is_err()
-                && let Some(group) = self.groups.get_mut(&no)
-            {
-                group.extend(id, LOOK_AGAIN_MS, turn.now);
+            match self.bury(turn, no, id, LEASE_EXPIRED) {
+                Ok(bytes) => buried += bytes,
+                Err(_) => {
+                    if let Some(group) = self.groups.get_mut(&no) {
+                        group.extend(id, LOOK_AGAIN_MS, turn.now);
+                    }
+                }
             }
         }
     }
 }
 
-fn size_of(source: &Source) -> usize {
+/// How much an answer grows by an event; `stored` is its size in the stream, if it is there.
+fn size_of(source: &Source, stored: Option<usize>) -> usize {
     match source {
         Source::Cached(record) => record.len(),
-        // What lies in the store is sized when it is read; it counts as a middling event.
-        Source::Entry(_) | Source::Copy(_) => 1_024,
+        Source::Entry(_) | Source::Copy(_) => stored.unwrap_or(UNKNOWN_BYTES),
     }
 }
 
