@@ -32,7 +32,7 @@ pub(super) const SHORT_LEASE_MS: u64 = 400;
 
 /// A broker with a fresh tenant.
 #[derive(Clone)]
-pub struct World {
+pub(super) struct World {
     pub(super) broker: Arc<dyn Broker>,
     pub(super) ctx: TenantContext,
     subject: Arc<dyn Subject>,
