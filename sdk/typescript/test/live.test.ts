@@ -223,9 +223,13 @@ describe("a lost connection", () => {
     await Promise.all(names.map((name) => messaging.subscribeToRealtimeMessages(context, name, ({ channel }) => seen.add(channel))));
     expect(proxy.open).toBe(1);
     proxy.cut();
-    await until("all are subscribed again", async () => (await direct.publishRealtimeMessage(context, "c249", message(0))) === 1);
-    await Promise.all(names.map((name) => direct.publishRealtimeMessage(context, name, message(1))));
-    await until("each gets its own", () => seen.size === 250);
+    // What is published before a channel is subscribed again is stored nowhere: it is sent until it arrives.
+    await until("each gets its own", async () => {
+      const missing = names.filter((name) => !seen.has(name));
+      await Promise.all(missing.map((name) => direct.publishRealtimeMessage(context, name, message(1))));
+      return seen.size === 250;
+    });
+    expect(proxy.open).toBe(1);
   });
 });
 
